@@ -1,0 +1,74 @@
+"""A digital twin of a vLLM server with LoRA adapters.
+
+    import pytwin as pt
+    server = pt.EngineConfig(profile="llama-3.1-8b-instruct@h100-64gb", max_loras=32)
+    traffic = pt.Workload.poisson(adapters=pt.adapters(64, rates_rps=0.05, ranks=16))
+    run = pt.simulate(server, traffic)
+
+Names are loaded when first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytwin.config import EngineConfig as EngineConfig
+    from pytwin.errors import ConfigError as ConfigError
+    from pytwin.errors import DataError as DataError
+    from pytwin.errors import PytwinError as PytwinError
+    from pytwin.errors import WorkloadError as WorkloadError
+    from pytwin.results import Run as Run
+    from pytwin.simulation import simulate as simulate
+    from pytwin.workload import Adapters as Adapters
+    from pytwin.workload import ConstantLengths as ConstantLengths
+    from pytwin.workload import Empirical as Empirical
+    from pytwin.workload import LogNormal as LogNormal
+    from pytwin.workload import ShareGpt as ShareGpt
+    from pytwin.workload import Workload as Workload
+    from pytwin.workload import adapters as adapters
+    from pytwin.workload import adapters_by_popularity as adapters_by_popularity
+    from pytwin.workload import adapters_from_csv as adapters_from_csv
+    from pytwin.workload import adapters_zipf as adapters_zipf
+
+    __version__: str
+
+_HOMES = {
+    "EngineConfig": "pytwin.config",
+    "ConfigError": "pytwin.errors",
+    "DataError": "pytwin.errors",
+    "PytwinError": "pytwin.errors",
+    "WorkloadError": "pytwin.errors",
+    "Run": "pytwin.results",
+    "simulate": "pytwin.simulation",
+    "Adapters": "pytwin.workload",
+    "ConstantLengths": "pytwin.workload",
+    "Empirical": "pytwin.workload",
+    "LogNormal": "pytwin.workload",
+    "ShareGpt": "pytwin.workload",
+    "Workload": "pytwin.workload",
+    "adapters": "pytwin.workload",
+    "adapters_by_popularity": "pytwin.workload",
+    "adapters_from_csv": "pytwin.workload",
+    "adapters_zipf": "pytwin.workload",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - all are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pytwin")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pytwin' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

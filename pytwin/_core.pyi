@@ -1,0 +1,41 @@
+"""Stub of the binding; the code is in twin_core/py."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+@final
+class Library:
+    """Profiles, length tables and traces that simulations refer to by name."""
+
+    def __init__(self) -> None: ...
+    def add_profile(self, name: str, profile_json: str) -> None: ...
+    def add_lengths(
+        self,
+        name: str,
+        prompt_tokens: NDArray[np.uint32],
+        output_tokens: NDArray[np.uint32],
+        weights: NDArray[np.float64],
+    ) -> None: ...
+    def add_trace(
+        self,
+        name: str,
+        arrival_s: NDArray[np.float64],
+        adapter: NDArray[np.uint32],
+        prompt_tokens: NDArray[np.uint32],
+        output_tokens: NDArray[np.uint32],
+    ) -> None: ...
+
+def simulate(library: Library, spec_json: str) -> dict[str, Any]: ...
+def simulate_many(
+    library: Library,
+    specs: list[str],
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, list[Any]]: ...
+def memory(library: Library, spec_json: str) -> dict[str, Any]: ...
+def conformance_trace(case_json: str, engine_version: str) -> list[str]: ...

@@ -1,0 +1,176 @@
+"""What the package ships: profiles (JSON) and length tables (Parquet), found and read."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytwin.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PROFILE_SCHEMA = 1
+_HERE = Path(__file__).parent
+_PROFILES = _HERE / "profiles"
+_LENGTHS = _HERE / "lengths"
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A calibrated (model, GPU, dtype, engine version), as its JSON file states it.
+
+    Attributes
+    ----------
+    key: the name under which the core holds it; for a file outside the package it carries a
+        digest, so that two files of one name never mix.
+    text: the JSON document.
+    data: the same, parsed.
+    """
+
+    key: str
+    text: str
+    data: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The profile's own name, for example ``llama-3.1-8b-instruct@h100-64gb``."""
+        return str(self.data["name"])
+
+    @property
+    def model(self) -> str:
+        """The model's name, for example ``llama-3.1-8b-instruct``."""
+        return str(self.data["model"])
+
+    @property
+    def engine_version(self) -> str:
+        """The vLLM version on which it was measured."""
+        return str(self.data["engine_version"])
+
+    @property
+    def server(self) -> Mapping[str, Any]:
+        """Settings of the measured server: the defaults of `EngineConfig`."""
+        return dict(self.data.get("server", {}))
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """Measured range of each feature; outside it a result is `extrapolated`."""
+        return {name: (float(low), float(high)) for name, (low, high) in self._ranges().items()}
+
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        return dict(self.data.get("ranges", {}))
+
+    @property
+    def gpu_bytes(self) -> float:
+        """Memory of the GPU in bytes, as the driver reports it."""
+        return float(self.data["memory"]["gpu_bytes"])
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles in the package, sorted."""
+    return sorted(path.stem for path in _PROFILES.glob("*.json"))
+
+
+def load_profile(profile: str) -> Profile:
+    """A shipped profile by name, or any other by the path of its JSON file.
+
+    Raises
+    ------
+    ConfigError: neither a shipped name nor a readable profile of schema 1.
+    """
+    shipped = _PROFILES / f"{profile}.json"
+    if "/" not in profile and shipped.is_file():
+        return _read_profile(shipped, shipped.stat().st_mtime_ns)
+    path = Path(profile)
+    if path.suffix == ".json" or path.is_file():
+        try:
+            return _read_profile(path, path.stat().st_mtime_ns)
+        except OSError as error:
+            raise ConfigError(f"profile ({profile}) cannot be read: {error.strerror}") from None
+    names = shipped_profiles()
+    close = difflib.get_close_matches(profile, names, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ConfigError(
+        f"profile ({profile}) is unknown: {hint}shipped are {', '.join(names) or 'none'}; "
+        "or give the path of a profile JSON"
+    )
+
+
+@lru_cache(maxsize=64)
+def _read_profile(path: Path, _mtime_ns: int) -> Profile:
+    text = path.read_text(encoding="utf-8")
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"profile ({path}) is not JSON: {error}") from None
+    if not isinstance(data, dict) or data.get("schema") != PROFILE_SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise ConfigError(
+            f"profile ({path}) has schema {found}, this version reads schema {PROFILE_SCHEMA}: "
+            "refit it with pytwin calibrate"
+        )
+    missing = [key for key in ("name", "model", "engine_version", "memory") if key not in data]
+    if missing:
+        raise ConfigError(f"profile ({path}) lacks {', '.join(missing)}: refit it")
+    inside = path.parent == _PROFILES
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Profile(key=data["name"] if inside else f"{data['name']}#{digest}", text=text, data=data)
+
+
+@dataclass(frozen=True, eq=False)
+class LengthTable:
+    """A joint law of (prompt, output) token counts.
+
+    Attributes
+    ----------
+    name: the table's name in the core.
+    prompt_tokens, output_tokens: uint32 arrays of one length.
+    weights: float64 array of the same length; need not sum to 1.
+    """
+
+    name: str
+    prompt_tokens: NDArray[np.uint32]
+    output_tokens: NDArray[np.uint32]
+    weights: NDArray[np.float64]
+
+    def means(self) -> tuple[float, float]:
+        """Mean prompt and output tokens under the weights."""
+        total = float(self.weights.sum())
+        prompt = float(self.weights @ self.prompt_tokens) / total
+        output = float(self.weights @ self.output_tokens) / total
+        return prompt, output
+
+
+def shipped_lengths() -> list[str]:
+    """Names of the length tables in the package, sorted."""
+    return sorted(path.stem for path in _LENGTHS.glob("*.parquet"))
+
+
+@lru_cache(maxsize=8)
+def load_lengths(name: str) -> LengthTable:
+    """A shipped length table: Parquet columns prompt_tokens, output_tokens and optional count."""
+    import numpy as np
+    import polars as pl
+
+    path = _LENGTHS / f"{name}.parquet"
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"length table ({name}) cannot be read: {error}; "
+            f"shipped: {', '.join(shipped_lengths())}"
+        ) from None
+    count = frame["count"] if "count" in frame.columns else None
+    return LengthTable(
+        name=name,
+        prompt_tokens=frame["prompt_tokens"].to_numpy().astype(np.uint32),
+        output_tokens=frame["output_tokens"].to_numpy().astype(np.uint32),
+        weights=(np.ones(frame.height) if count is None else count.to_numpy().astype(np.float64)),
+    )

@@ -1,0 +1,243 @@
+"""One server under one workload, simulated."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from pytwin import _core
+from pytwin.catalog import LengthTable, Profile
+from pytwin.config import EngineConfig
+from pytwin.errors import ConfigError, PytwinError, WorkloadError
+from pytwin.results import Run
+from pytwin.workload import ResolvedWorkload, Trace, Workload
+
+_MAX_SEED = 2**64 - 1
+_MAX_TRANSIENT = 32  # traces and made-up tables that the shared library holds before it starts anew
+
+
+class Twin:
+    """The core's library of profiles and length tables, filled as configurations need it.
+
+    One `Twin` serves many simulations; it holds no results. `simulate` keeps one of its own, and
+    sweeps make one for their thousands of configurations.
+    """
+
+    def __init__(self) -> None:
+        self.library = _core.Library()
+        self._held: set[str] = set()
+        self._transient = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Holds so many one-off tables and traces that a fresh one is due."""
+        return self._transient > _MAX_TRANSIENT
+
+    def spec(
+        self,
+        server: EngineConfig,
+        traffic: Workload,
+        *,
+        seed: int = 0,
+        requests: bool = False,
+        timeseries_s: float | None = None,
+        steps: bool = False,
+        ignore_memory: bool = False,
+    ) -> dict[str, Any]:
+        """The core's document for one simulation; what it refers to is put into `library`.
+
+        Raises
+        ------
+        ConfigError, WorkloadError: server and traffic do not fit each other, in one line.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _MAX_SEED:
+            raise PytwinError(f"seed ({seed!r}) must be a whole number from 0 to 2**64 - 1")
+        if timeseries_s is not None and not 0.001 <= timeseries_s < float("inf"):
+            raise PytwinError(f"timeseries_s ({timeseries_s}) must be >= 0.001, or None")
+        profile = server.loaded_profile
+        resolved = traffic.resolve(profile)
+        ranks = traffic.adapter_ranks
+        engine = server.resolved(has_adapters=bool(ranks))
+        _check_fit(engine, ranks)
+        self._hold(profile, resolved)
+        return {
+            "profile": profile.key,
+            "seed": seed,
+            "engine": engine,
+            "ignore_memory": ignore_memory,
+            "workload": resolved.document,
+            "collect": {"requests": requests, "timeseries_s": timeseries_s, "steps": steps},
+        }
+
+    def spec_json(self, server: EngineConfig, traffic: Workload, **options: Any) -> str:
+        """`spec` as the JSON text that the core takes."""
+        return json.dumps(self.spec(server, traffic, **options), allow_nan=False)
+
+    def _hold(self, profile: Profile, resolved: ResolvedWorkload) -> None:
+        if profile.key not in self._held:
+            self.library.add_profile(profile.key, profile.text)
+            self._held.add(profile.key)
+        for table in resolved.tables:
+            self._hold_lengths(table)
+        if resolved.trace is not None:
+            self._hold_trace(resolved.trace)
+
+    def _hold_lengths(self, table: LengthTable) -> None:
+        if table.name in self._held:
+            return
+        self.library.add_lengths(
+            table.name, table.prompt_tokens, table.output_tokens, table.weights
+        )
+        self._held.add(table.name)
+        self._transient += 1
+
+    def _hold_trace(self, trace: Trace) -> None:
+        if trace.name in self._held:
+            return
+        self.library.add_trace(
+            trace.name, trace.arrival_s, trace.adapter, trace.prompt_tokens, trace.output_tokens
+        )
+        self._held.add(trace.name)
+        self._transient += 1
+
+
+def extrapolated(
+    server: EngineConfig, traffic: Workload, metrics: dict[str, Any] | None = None
+) -> list[str]:
+    """Why a result for this server and traffic goes beyond what was measured; empty if it does not.
+
+    Without `metrics` only what is known before the simulation is looked at.
+    """
+    profile = server.loaded_profile
+    ranks = traffic.adapter_ranks
+    engine = server.resolved(has_adapters=bool(ranks))
+    reasons = []
+    if engine["engine_version"] != profile.engine_version:
+        reasons.append(
+            f"engine_version {engine['engine_version']}, measured on {profile.engine_version}"
+        )
+    if engine["num_gpu_blocks_override"] is not None:
+        reasons.append("num_gpu_blocks_override set, KV memory not the measured one")
+    measured_tokens = profile.server.get("max_num_batched_tokens")
+    if measured_tokens is not None and engine["max_num_batched_tokens"] > measured_tokens:
+        reasons.append(
+            f"max_num_batched_tokens {engine['max_num_batched_tokens']}, "
+            f"measured up to {measured_tokens}"
+        )
+    observed = _observed(server, engine, traffic, metrics)
+    for feature, (low, high) in profile.ranges.items():
+        reasons += [
+            f"{feature} {value:g}, measured {low:g} to {high:g}"
+            for value in observed.get(feature, ())
+            if not low <= value <= high
+        ]
+    return reasons
+
+
+def simulate(
+    server: EngineConfig,
+    traffic: Workload,
+    *,
+    seed: int = 0,
+    timeseries_s: float | None = 2.0,
+    steps: bool = False,
+    ignore_memory: bool = False,
+) -> Run:
+    """Simulate `traffic` on `server`.
+
+    Parameters
+    ----------
+    server: the profile and vLLM's settings.
+    traffic: a `Workload`.
+    seed: 0 to 2**64 - 1; the same seed, configuration and version give the same bits.
+    timeseries_s: period of `Run.timeseries` in seconds, None for none.
+    steps: record one row per engine step in `Run.steps`.
+    ignore_memory: simulate even a server whose memory model says that it cannot start.
+
+    Returns
+    -------
+    Run: `status` is "ok", or "infeasible" with the server's own reason in `error` when it could
+        not start (an answer, not an exception).
+
+    Raises
+    ------
+    PytwinError: bad input, in one line with the value, the rule and the way out.
+    """
+    if not isinstance(server, EngineConfig):
+        raise ConfigError(f"server ({server!r}) must be a pt.EngineConfig")
+    if not isinstance(traffic, Workload):
+        raise WorkloadError(f"traffic ({traffic!r}) must be a pt.Workload")
+    twin = _shared_twin()
+    if twin.crowded:
+        _shared_twin.cache_clear()
+        twin = _shared_twin()
+    spec = twin.spec_json(
+        server,
+        traffic,
+        seed=seed,
+        requests=True,
+        timeseries_s=timeseries_s,
+        steps=steps,
+        ignore_memory=ignore_memory,
+    )
+    try:
+        outcome = _core.simulate(twin.library, spec)
+    except ValueError as error:
+        raise PytwinError(str(error)) from None
+    metrics = outcome["metrics"] if outcome["status"] == "ok" else None
+    return Run(
+        outcome,
+        server=server,
+        traffic=traffic,
+        seed=seed,
+        extrapolated=extrapolated(server, traffic, metrics),
+    )
+
+
+@lru_cache(maxsize=1)
+def _shared_twin() -> Twin:
+    return Twin()
+
+
+def _check_fit(engine: dict[str, Any], ranks: list[int]) -> None:
+    if not ranks:
+        return
+    if engine["max_loras"] == 0:
+        raise ConfigError(
+            f"max_loras (0) must be >= 1 for traffic with {len(ranks)} adapters: 0 turns LoRA off"
+        )
+    highest = max(ranks)
+    if highest > engine["max_lora_rank"]:
+        adapter = ranks.index(highest) + 1
+        raise ConfigError(
+            f"rank ({highest}) of adapter {adapter} must be <= max_lora_rank "
+            f"({engine['max_lora_rank']}): raise max_lora_rank"
+        )
+
+
+def _observed(
+    server: EngineConfig,
+    engine: dict[str, Any],
+    traffic: Workload,
+    metrics: dict[str, Any] | None,
+) -> dict[str, tuple[float, ...]]:
+    """Values of the features that profiles give ranges for."""
+    ranks = traffic.adapter_ranks
+    observed: dict[str, tuple[float, ...]] = {
+        "served_adapters": (len(ranks),),
+        "max_num_batched_tokens": (engine["max_num_batched_tokens"],),
+    }
+    if engine["max_loras"]:
+        observed["max_loras"] = (engine["max_loras"],)
+        observed["max_cpu_loras"] = (engine["max_cpu_loras"],)
+        observed["max_lora_rank"] = (engine["max_lora_rank"],)
+        observed["adapters"] = (min(engine["max_loras"], len(ranks)),)
+    if ranks:
+        observed["rank"] = (min(ranks), max(ranks))
+    ranges = traffic.resolve(server.loaded_profile).prompt_ranges
+    observed["prompt_tokens"] = (min(low for low, _ in ranges), max(high for _, high in ranges))
+    if metrics:
+        observed["seqs"] = (metrics["max_running"],)
+        observed["waiting"] = (metrics["max_waiting"],)
+    return observed
