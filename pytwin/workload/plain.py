@@ -27,7 +27,7 @@ ARRIVALS = ("poisson", "gamma", "constant")
 
 def workload_from_values(
     *,
-    served_adapters: int = 0,
+    served_adapters: int | Adapters = 0,
     rates_rps: float | Sequence[float] | None = None,
     ranks: int | Sequence[int] = 16,
     total_rate_rps: float | None = None,
@@ -45,7 +45,8 @@ def workload_from_values(
 
     Parameters
     ----------
-    served_adapters: number of adapters; rates_rps and ranks are cycled over them.
+    served_adapters: number of adapters, over which rates_rps and ranks are cycled, or the
+        adapters themselves.
     total_rate_rps, popularity: instead of rates_rps: a total in requests/s, shared by
         "zipf:EXPONENT", "uniform", or one number per adapter.
     base_rate_rps: requests/s for the base model, without adapter.
@@ -57,8 +58,11 @@ def workload_from_values(
     ------
     WorkloadError: one line with the value, the rule and the way out.
     """
-    count = whole("served_adapters", served_adapters, least=0, most=1_000_000)
-    served = _adapters(count, rates_rps, ranks, total_rate_rps, popularity)
+    if isinstance(served_adapters, Adapters):
+        served = served_adapters
+    else:
+        count = whole("served_adapters", served_adapters, least=0, most=1_000_000)
+        served = _adapters(count, rates_rps, ranks, total_rate_rps, popularity)
     common: dict[str, Any] = {
         "adapters": served,
         "rate_rps": base_rate_rps,

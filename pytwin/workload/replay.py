@@ -44,8 +44,8 @@ class Trace:
 def read_trace(source: str | PathLike[str] | pl.DataFrame) -> Trace:
     """A trace from a CSV or Parquet file, or a frame.
 
-    Columns arrival_s, adapter, prompt_tokens, output_tokens. `adapter` is a name or a number; null or an empty string is the base model. A column `rank`
-    may state the adapters' ranks.
+    Columns arrival_s, adapter, prompt_tokens, output_tokens. `adapter` is a name or a number;
+    null or an empty string is the base model. A column `rank` may state the adapters' ranks.
 
     Raises
     ------

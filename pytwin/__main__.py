@@ -1,0 +1,5 @@
+"""`python -m pytwin` is `pytwin`."""
+
+from pytwin.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m pytwin.cli` is `pytwin`."""
+
+from pytwin.cli import main
+
+main()
