@@ -46,10 +46,11 @@ lint: dev ## clippy, rustfmt, ruff, mypy, import-linter
 
 conformance: dev ## long: the twin's decisions against vLLM's own code, both versions
 	for version in 0.8.5 0.32; do \
-	  $(BIN)/pytwin conformance fuzz --engine-version $$version --seeds 200; done
+	  $(BIN)/pytwin conformance fuzz --engine-version $$version --seeds 80 \
+	    --update docs/conformance.md; done
 
 conformance-latest: dev ## the newest vLLM that pip finds: reported, never failing
-	-$(BIN)/pytwin conformance fuzz --engine-version 0.32 --seeds 20 --wheel latest
+	-$(BIN)/pytwin conformance latest --seeds 20
 
 validate: setup ## long: the twin against the real runs in TRACES
 	mkdir -p $(OUT)

@@ -1,4 +1,4 @@
-"""What the package ships: profiles (JSON) and length tables (Parquet), found and read."""
+"""The profiles that the package ships, and any other profile file."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pytwin.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from pytwin.errors import ConfigError
 
 PROFILE_SCHEMA = 1
-_HERE = Path(__file__).parent
-_PROFILES = _HERE / "profiles"
-_LENGTHS = _HERE / "lengths"
+_PROFILES = Path(__file__).parent / "profiles"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,55 +116,3 @@ def _read_profile(path: Path, _mtime_ns: int) -> Profile:
     inside = path.parent == _PROFILES
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Profile(key=data["name"] if inside else f"{data['name']}#{digest}", text=text, data=data)
-
-
-@dataclass(frozen=True, eq=False)
-class LengthTable:
-    """A joint law of (prompt, output) token counts.
-
-    Attributes
-    ----------
-    name: the table's name in the core.
-    prompt_tokens, output_tokens: uint32 arrays of one length.
-    weights: float64 array of the same length; need not sum to 1.
-    """
-
-    name: str
-    prompt_tokens: NDArray[np.uint32]
-    output_tokens: NDArray[np.uint32]
-    weights: NDArray[np.float64]
-
-    def means(self) -> tuple[float, float]:
-        """Mean prompt and output tokens under the weights."""
-        total = float(self.weights.sum())
-        prompt = float(self.weights @ self.prompt_tokens) / total
-        output = float(self.weights @ self.output_tokens) / total
-        return prompt, output
-
-
-def shipped_lengths() -> list[str]:
-    """Names of the length tables in the package, sorted."""
-    return sorted(path.stem for path in _LENGTHS.glob("*.parquet"))
-
-
-@lru_cache(maxsize=8)
-def load_lengths(name: str) -> LengthTable:
-    """A shipped length table: Parquet columns prompt_tokens, output_tokens and optional count."""
-    import numpy as np
-    import polars as pl
-
-    path = _LENGTHS / f"{name}.parquet"
-    try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"length table ({name}) cannot be read: {error}; "
-            f"shipped: {', '.join(shipped_lengths())}"
-        ) from None
-    count = frame["count"] if "count" in frame.columns else None
-    return LengthTable(
-        name=name,
-        prompt_tokens=frame["prompt_tokens"].to_numpy().astype(np.uint32),
-        output_tokens=frame["output_tokens"].to_numpy().astype(np.uint32),
-        weights=(np.ones(frame.height) if count is None else count.to_numpy().astype(np.float64)),
-    )

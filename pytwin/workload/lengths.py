@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from pytwin.catalog import LengthTable, Profile, load_lengths
+from pytwin.catalog import Profile
 from pytwin.errors import WorkloadError
 from pytwin.workload.checks import non_negative, positive, whole
 
@@ -17,8 +17,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NEWTON_STEPS = 60
 _NORMAL_99 = 2.326  # 99 % of a normal law lies below its mean plus this many deviations
+
+
+@dataclass(frozen=True, eq=False)
+class LengthTable:
+    """A joint law of (prompt, output) token counts.
+
+    Attributes
+    ----------
+    name: the table's name in the core; tables of one name are equal.
+    prompt_tokens, output_tokens: uint32 arrays of one length.
+    weights: float64 array of the same length; need not sum to 1.
+    """
+
+    name: str
+    prompt_tokens: NDArray[np.uint32]
+    output_tokens: NDArray[np.uint32]
+    weights: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -149,8 +165,9 @@ class Empirical(LengthLaw):
 class ShareGpt(LengthLaw):
     """First turns of ShareGPT under the profile's tokenizer: the joint law of real pairs.
 
-    Given means tilt the table (weights times exp(a prompt + b output)) so that its means, in
-    tokens, become these: the least change of the law, in relative entropy, that does so.
+    The table is tilted (weights times exp(a prompt + b output)) so that its means, in tokens,
+    become these, by default those of the pools that the measured runs drew from: the least
+    change of the law, in relative entropy, that does so.
     """
 
     mean_prompt_tokens: float | None = None
@@ -196,57 +213,18 @@ def as_length_law(lengths: str | tuple[int, int] | LengthLaw) -> LengthLaw:
     )
 
 
-def tilted(table: LengthTable, mean_prompt: float, mean_output: float) -> LengthTable:
-    """The table reweighted by exp(a prompt + b output) to the given means, in tokens.
-
-    Raises
-    ------
-    WorkloadError: means that no reweighting of this table has, or only an extreme one.
-    """
-    import numpy as np
-
-    lengths = np.stack([table.prompt_tokens, table.output_tokens]).astype(np.float64)
-    target = np.array([mean_prompt, mean_output])
-    scale = lengths.std(axis=1, where=np.broadcast_to(table.weights > 0, lengths.shape))
-    scale = np.where(scale > 0, scale, 1.0)
-    points = (lengths - target[:, None]) / scale[:, None]
-    slope = np.zeros(2)
-    weights = table.weights / table.weights.sum()
-    for _ in range(_NEWTON_STEPS):
-        shifted = slope @ points
-        tilt = weights * np.exp(shifted - shifted.max())
-        tilt /= tilt.sum()
-        gap = points @ tilt
-        if np.abs(gap).max() < 1e-12:
-            break
-        hessian = (points * tilt) @ points.T - np.outer(gap, gap) + 1e-12 * np.eye(2)
-        step = np.linalg.solve(hessian, gap)
-        slope -= step / max(1.0, float(np.abs(step).max()))
-    effective = float(1.0 / (tilt @ tilt)) / len(tilt)
-    if np.abs(gap).max() > 1e-6 or effective < 0.01:
-        mean = table.means()
-        raise WorkloadError(
-            f"mean lengths ({mean_prompt:g}, {mean_output:g}) are too far from those of table "
-            f"{table.name} ({mean[0]:.1f}, {mean[1]:.1f}): use another length law"
-        )
-    return LengthTable(
-        name=f"{table.name}~{mean_prompt!r}~{mean_output!r}",
-        prompt_tokens=table.prompt_tokens,
-        output_tokens=table.output_tokens,
-        weights=_float64(tilt),
-    )
-
-
-def _float64(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    return np.ascontiguousarray(values, dtype=np.float64)
-
-
 @lru_cache(maxsize=256)
 def _sharegpt(name: str, means: tuple[float, float] | None) -> ResolvedLengths:
-    table = load_lengths(name)
-    return _of_table(table if means is None else tilted(table, *means))
+    from pytwin import lengths
+
+    try:
+        prompt, output, count = lengths.load(name)
+        mean_prompt, mean_output = lengths.pool_means(name) if means is None else means
+        weights = lengths.tilt(prompt, output, count, mean_prompt, mean_output)
+    except ValueError as error:
+        raise WorkloadError(f"lengths (sharegpt): {error}") from None
+    label = f"{name}~{mean_prompt!r}~{mean_output!r}"
+    return _of_table(LengthTable(label, prompt, output, weights))
 
 
 def _of_table(table: LengthTable) -> ResolvedLengths:
