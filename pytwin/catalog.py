@@ -1,4 +1,4 @@
-"""The profiles that the package ships, and any other profile file."""
+"""What the package ships: profiles (JSON) and length tables (Parquet), found and read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytwin.errors import ConfigError
+from pytwin.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PROFILE_SCHEMA = 1
-_PROFILES = Path(__file__).parent / "profiles"
+_HERE = Path(__file__).parent
+_PROFILES = _HERE / "profiles"
+_LENGTHS = _HERE / "lengths"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,3 +122,64 @@ def _read_profile(path: Path, _mtime_ns: int) -> Profile:
     inside = path.parent == _PROFILES
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Profile(key=data["name"] if inside else f"{data['name']}#{digest}", text=text, data=data)
+
+
+@dataclass(frozen=True, eq=False)
+class LengthTable:
+    """A joint law of (prompt, output) token counts.
+
+    Attributes
+    ----------
+    name: the table's name in the core; tables of one name are equal.
+    prompt_tokens, output_tokens: uint32 arrays of one length.
+    weights: float64 array of the same length; need not sum to 1.
+    pool_means: mean prompt and output tokens of the pools that the measured runs drew from,
+        where the file states them; the table is a sample of them and differs by about 1 %.
+    """
+
+    name: str
+    prompt_tokens: NDArray[np.uint32]
+    output_tokens: NDArray[np.uint32]
+    weights: NDArray[np.float64]
+    pool_means: tuple[float, float] | None = None
+
+    def means(self) -> tuple[float, float]:
+        """Mean prompt and output tokens under the weights."""
+        total = float(self.weights.sum())
+        prompt = float(self.weights @ self.prompt_tokens) / total
+        output = float(self.weights @ self.output_tokens) / total
+        return prompt, output
+
+
+def shipped_lengths() -> list[str]:
+    """Names of the length tables in the package, sorted."""
+    return sorted(path.stem for path in _LENGTHS.glob("*.parquet"))
+
+
+@lru_cache(maxsize=8)
+def load_lengths(name: str) -> LengthTable:
+    """A shipped length table: Parquet columns prompt_tokens, output_tokens and optional count.
+
+    Raises
+    ------
+    DataError: no such table in the package.
+    """
+    import numpy as np
+    import polars as pl
+
+    path = _LENGTHS / f"{name}.parquet"
+    if not path.is_file():
+        raise DataError(
+            f"length table ({name}) is unknown: shipped are {', '.join(shipped_lengths())}"
+        )
+    frame = pl.read_parquet(path)
+    told = pl.read_parquet_metadata(path)
+    pool = [told.get(f"pool_mean_{part}_tokens") for part in ("prompt", "output")]
+    count = frame["count"] if "count" in frame.columns else None
+    return LengthTable(
+        name=name,
+        prompt_tokens=frame["prompt_tokens"].to_numpy().astype(np.uint32),
+        output_tokens=frame["output_tokens"].to_numpy().astype(np.uint32),
+        weights=np.ones(frame.height) if count is None else count.to_numpy().astype(np.float64),
+        pool_means=(float(pool[0]), float(pool[1])) if pool[0] and pool[1] else None,
+    )

@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 from pytwin import _core
-from pytwin.catalog import Profile
+from pytwin.catalog import LengthTable, Profile
 from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError, PytwinError, WorkloadError
 from pytwin.results import Run
-from pytwin.workload import LengthTable, ResolvedWorkload, Trace, Workload
+from pytwin.workload import ResolvedWorkload, Trace, Workload
 
 _MAX_SEED = 2**64 - 1
 _MAX_TRANSIENT = 32  # traces and made-up tables that the shared library holds before it starts anew

@@ -12,10 +12,10 @@ from pytwin.workload.lengths import (
     ConstantLengths,
     Empirical,
     LengthLaw,
-    LengthTable,
     LogNormal,
     ShareGpt,
     as_length_law,
+    tilted,
 )
 from pytwin.workload.plain import ARRIVALS, workload_from_values
 from pytwin.workload.replay import Trace, read_trace
@@ -34,7 +34,6 @@ __all__ = [
     "Empirical",
     "GeneratedWorkload",
     "LengthLaw",
-    "LengthTable",
     "LogNormal",
     "ReplayWorkload",
     "ResolvedWorkload",
@@ -47,5 +46,6 @@ __all__ = [
     "adapters_zipf",
     "as_length_law",
     "read_trace",
+    "tilted",
     "workload_from_values",
 ]

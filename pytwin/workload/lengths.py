@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from pytwin.catalog import Profile
+from pytwin.catalog import LengthTable, Profile, load_lengths
 from pytwin.errors import WorkloadError
 from pytwin.workload.checks import non_negative, positive, whole
 
@@ -17,24 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_MEAN_TOLERANCE = 1e-12  # relative
+_NEWTON_STEPS = 60
 _NORMAL_99 = 2.326  # 99 % of a normal law lies below its mean plus this many deviations
-
-
-@dataclass(frozen=True, eq=False)
-class LengthTable:
-    """A joint law of (prompt, output) token counts.
-
-    Attributes
-    ----------
-    name: the table's name in the core; tables of one name are equal.
-    prompt_tokens, output_tokens: uint32 arrays of one length.
-    weights: float64 array of the same length; need not sum to 1.
-    """
-
-    name: str
-    prompt_tokens: NDArray[np.uint32]
-    output_tokens: NDArray[np.uint32]
-    weights: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -213,18 +198,59 @@ def as_length_law(lengths: str | tuple[int, int] | LengthLaw) -> LengthLaw:
     )
 
 
+def tilted(table: LengthTable, mean_prompt: float, mean_output: float) -> LengthTable:
+    """The table reweighted by exp(a prompt + b output) to the given means, in tokens.
+
+    Of all reweightings with these means it is the nearest to the table in relative entropy.
+
+    Raises
+    ------
+    WorkloadError: means that no reweighting of this table has, or only an extreme one.
+    """
+    import numpy as np
+
+    lengths = np.stack([table.prompt_tokens, table.output_tokens]).astype(np.float64)
+    points = lengths / np.array([[mean_prompt], [mean_output]]) - 1.0  # E[points] = 0 is sought
+    base = table.weights / table.weights.sum()
+
+    def weigh(slope: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+        exponent = slope @ points
+        top = float(exponent.max())
+        weights = base * np.exp(exponent - top)
+        total = float(weights.sum())
+        return weights / total, top + math.log(total)
+
+    slope = np.zeros(2)
+    weights, objective = weigh(slope)
+    for _ in range(_NEWTON_STEPS):
+        gradient = points @ weights
+        if np.abs(gradient).max() < _MEAN_TOLERANCE:
+            break
+        centred = points - gradient[:, None]
+        step = np.linalg.lstsq((centred * weights) @ centred.T, gradient)[0]
+        # The objective (log of the partition sum) is convex: halving the step until it falls
+        # makes Newton's method safe far from the solution.
+        size = 1.0
+        while size > 1e-9 and weigh(slope - size * step)[1] > objective:
+            size /= 2
+        slope = slope - size * step
+        weights, objective = weigh(slope)
+    effective = 1.0 / float((weights * weights / base.clip(1e-300)).sum())
+    if np.abs(points @ weights).max() > 1e-6 or effective < 0.05:
+        prompt, output = table.means()
+        raise WorkloadError(
+            f"mean lengths ({mean_prompt:g}, {mean_output:g}) are too far from those of table "
+            f"{table.name} ({prompt:.1f}, {output:.1f}): use another length law"
+        )
+    name = f"{table.name}~{mean_prompt!r}~{mean_output!r}"
+    return LengthTable(name, table.prompt_tokens, table.output_tokens, weights)
+
+
 @lru_cache(maxsize=256)
 def _sharegpt(name: str, means: tuple[float, float] | None) -> ResolvedLengths:
-    from pytwin import lengths
-
-    try:
-        prompt, output, count = lengths.load(name)
-        mean_prompt, mean_output = lengths.pool_means(name) if means is None else means
-        weights = lengths.tilt(prompt, output, count, mean_prompt, mean_output)
-    except ValueError as error:
-        raise WorkloadError(f"lengths (sharegpt): {error}") from None
-    label = f"{name}~{mean_prompt!r}~{mean_output!r}"
-    return _of_table(LengthTable(label, prompt, output, weights))
+    table = load_lengths(name)
+    wanted = table.pool_means if means is None else means
+    return _of_table(table if wanted is None else tilted(table, *wanted))
 
 
 def _of_table(table: LengthTable) -> ResolvedLengths:

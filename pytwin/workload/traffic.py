@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from pytwin.catalog import Profile
+from pytwin.catalog import LengthTable, Profile
 from pytwin.errors import WorkloadError
 from pytwin.workload.adapter_set import NO_ADAPTERS, Adapters
 from pytwin.workload.checks import non_negative, number, positive, ranks, whole
-from pytwin.workload.lengths import LengthLaw, LengthTable, ShareGpt, as_length_law
+from pytwin.workload.lengths import LengthLaw, ShareGpt, as_length_law
 from pytwin.workload.replay import Trace, read_trace
 
 if TYPE_CHECKING:
