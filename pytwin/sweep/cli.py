@@ -1,0 +1,135 @@
+"""`pytwin sweep`: run a specification from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from pytwin.errors import ConfigError
+
+app = App(name="sweep", help="Simulate many configurations into Parquet parts.")
+
+_ENGINES = ("local",)
+_INTERRUPTED = 130
+
+Format = Literal["table", "json", "csv"]
+
+
+@app.default
+def sweep(
+    spec: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    workers: int | None = None,
+    engine: str = "local",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    format: Format = "table",
+) -> int:
+    """Simulate every configuration of SPEC into Parquet parts in DIR.
+
+    Bad configurations are rows with their error (exit code 1); one that cannot start for lack
+    of memory is a result. A stopped sweep goes on with --resume, to the same bytes.
+
+    Parameters
+    ----------
+    spec: the specification, YAML or JSON.
+    output: directory of the results; it must be absent or empty, or --resume given.
+    resume: go on where a stopped sweep ended.
+    workers: threads; all cores if left out.
+    engine: what runs the parts: local.
+    dry_run: print rows, parts, and rough time and disk; write nothing.
+    format: of the summary on stdout: table, json or csv.
+    """
+    from pytwin.sweep.spec import load_spec
+
+    if engine not in _ENGINES:
+        raise ConfigError(f"engine ({engine}) must be one of {', '.join(_ENGINES)}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers ({workers}) must be >= 1")
+    loaded = load_spec(spec)
+    if dry_run:
+        return _dry_run(loaded, workers, format)
+    if output is None:
+        raise ConfigError("output is missing: give -o DIR, the directory of the results")
+    return _sweep(spec, loaded, output, resume, workers, format)
+
+
+def _dry_run(spec: Any, workers: int | None, format: Format) -> int:
+    from pytwin.sweep.estimate import estimate
+    from pytwin.sweep.expand import Design
+    from pytwin.sweep.runner import default_workers
+
+    design = Design(spec)
+    threads = workers or default_workers()
+    cost = estimate(design, threads)
+    _show(
+        {
+            "name": spec.name,
+            "configurations": design.n_rows,
+            "parts": design.n_parts,
+            "part_rows": design.part_rows,
+            "workers": threads,
+            "estimated_s": float(f"{cost.seconds:.3g}"),
+            "estimated_disk_bytes": cost.disk_bytes,
+            "estimated_from_configurations": cost.sampled,
+        },
+        format,
+    )
+    return 0
+
+
+def _sweep(
+    path: Path, spec: Any, output: Path, resume: bool, workers: int | None, format: Format
+) -> int:
+    from pytwin.sweep.progress import ProgressView
+    from pytwin.sweep.runner import run_sweep
+    from pytwin.sweep.store import WriteError, part_name
+
+    again = shlex.join(["pytwin", "sweep", str(path), "-o", str(output), "--resume"])
+    try:
+        with ProgressView(spec.name) as view:
+            result = run_sweep(spec, output, resume=resume, workers=workers, observer=view)
+    except KeyboardInterrupt:
+        kept = len(list(output.glob("part-*.parquet")))
+        _tell(f"interrupted: {kept} finished parts are kept in {output}; go on with: {again}")
+        return _INTERRUPTED
+    except WriteError as error:
+        raise WriteError(
+            f"{error}; finished parts are kept: make room, then go on with: {again}"
+        ) from None
+    if not result.new_parts:
+        _tell(f"{output} was finished before: nothing to do")
+    counts = result.status_counts
+    _show(
+        {"name": spec.name, "configurations": result.rows, **counts, "output": str(output)}, format
+    )
+    if counts["failed"]:
+        parts = output / part_name(0).replace("000000", "*")
+        _tell(f"{counts['failed']:,} configurations failed: see column error in {parts}")
+        return 1
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _show(summary: dict[str, Any], format: Format) -> None:
+    if format == "json":
+        print(json.dumps(summary, indent=2))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(summary)
+        writer.writerow(summary.values())
+    else:
+        width = max(map(len, summary))
+        for name, value in summary.items():
+            print(f"{name:<{width}}  {value}")
