@@ -1,0 +1,12 @@
+//! What a step, a load and the memory cost: pure functions of a calibrated profile.
+
+pub mod features;
+pub mod load_time;
+pub mod memory;
+pub mod polynomial;
+pub mod profile;
+pub mod step_time;
+
+pub use memory::{Infeasible, KvPlan};
+pub use profile::Profile;
+pub use step_time::CostModel;

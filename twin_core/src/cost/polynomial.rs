@@ -1,0 +1,190 @@
+//! Integer polynomials over features: the form of every cost.
+//!
+//! A profile gives terms `coefficient x factors`; when a simulation starts, configuration factors are folded in and each
+//! coefficient is rounded to whole picoseconds. From then on all arithmetic is exact, so that any grouping of steps gives the
+//! same times to the bit.
+
+use serde::{Deserialize, Serialize};
+
+use super::features::{ConfigFeatures, Feature, Values};
+use crate::error::{Result, invalid};
+use crate::time::{PS_PER_US, Picoseconds};
+
+/// A term as a profile writes it; the coefficient is in microseconds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Term {
+    /// Microseconds per unit of the product of the factors.
+    pub coefficient: f64,
+    /// Features multiplied; none = a constant.
+    pub factors: Vec<Factor>,
+    /// The physical reason.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// A feature, or a piecewise linear function of one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Factor {
+    /// The feature itself.
+    Plain(String),
+    /// max(0, value - above).
+    Above {
+        /// Feature.
+        of: String,
+        /// Where it begins.
+        above: u32,
+    },
+    /// min(value, at_most).
+    AtMost {
+        /// Feature.
+        of: String,
+        /// Where it ends.
+        at_most: u32,
+    },
+    /// 1 where the feature is at least that, else 0.
+    AtLeast {
+        /// Feature.
+        of: String,
+        /// The threshold.
+        at_least: u32,
+    },
+    /// 1 where the feature is positive, else 0.
+    Positive {
+        /// Feature.
+        of: String,
+        /// Always true.
+        positive: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shape {
+    Linear,
+    Above(i64),
+    AtMost(i64),
+    AtLeast(i64),
+}
+
+impl Shape {
+    fn of_int(self, value: i64) -> i64 {
+        match self {
+            Self::Linear => value,
+            Self::Above(start) => (value - start).max(0),
+            Self::AtMost(end) => value.min(end),
+            Self::AtLeast(start) => i64::from(value >= start),
+        }
+    }
+
+    fn of_float(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            Self::Above(start) => (value - start as f64).max(0.0),
+            Self::AtMost(end) => value.min(end as f64),
+            Self::AtLeast(start) => f64::from(u8::from(value >= start as f64)),
+        }
+    }
+}
+
+impl Factor {
+    fn parts(&self) -> (&str, Shape) {
+        match self {
+            Self::Plain(of) => (of, Shape::Linear),
+            Self::Above { of, above } => (of, Shape::Above(i64::from(*above))),
+            Self::AtMost { of, at_most } => (of, Shape::AtMost(i64::from(*at_most))),
+            Self::AtLeast { of, at_least } => (of, Shape::AtLeast(i64::from(*at_least))),
+            // Features are whole numbers.
+            Self::Positive { of, .. } => (of, Shape::AtLeast(1)),
+        }
+    }
+}
+
+/// Checks names and counts of a profile's terms; `which` names them in the error.
+pub fn check_terms(which: &str, terms: &[Term]) -> Result<()> {
+    for term in terms {
+        if !term.coefficient.is_finite() {
+            return invalid(format!(
+                "{which}: coefficient ({}) must be finite",
+                term.coefficient
+            ));
+        }
+        let mut step_factors = 0;
+        for factor in &term.factors {
+            let (name, _) = factor.parts();
+            if !ConfigFeatures::is_known(name) {
+                if Feature::parse(name).is_none() {
+                    return invalid(format!(
+                        "{which}: unknown feature {name:?}; known are {}",
+                        Feature::known()
+                    ));
+                }
+                step_factors += 1;
+            }
+        }
+        if step_factors > 2 {
+            return invalid(format!(
+                "{which}: a term has {step_factors} step features; at most 2 are allowed"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Monomial {
+    coefficient: i128,
+    first: (Feature, Shape),
+    second: Option<(Feature, Shape)>,
+}
+
+/// A cost in picoseconds as a function of step features.
+#[derive(Clone, Debug, Default)]
+pub struct Polynomial {
+    constant: i128,
+    monomials: Vec<Monomial>,
+}
+
+impl Polynomial {
+    /// Folds the configuration into the terms and rounds to picoseconds. Terms must have passed [`check_terms`].
+    pub fn compile(terms: &[Term], config: &ConfigFeatures) -> Self {
+        let mut polynomial = Self::default();
+        for term in terms {
+            let mut coefficient = term.coefficient * PS_PER_US as f64;
+            let mut step = Vec::with_capacity(2);
+            for factor in &term.factors {
+                let (name, shape) = factor.parts();
+                if let Some(value) = config.get(name) {
+                    coefficient *= shape.of_float(value);
+                } else if let Some(feature) = Feature::parse(name) {
+                    step.push((feature, shape));
+                }
+            }
+            let coefficient = coefficient.round() as i128;
+            match step[..] {
+                [] => polynomial.constant += coefficient,
+                _ if coefficient == 0 => {}
+                [first, ref rest @ ..] => polynomial.monomials.push(Monomial {
+                    coefficient,
+                    first,
+                    second: rest.first().copied(),
+                }),
+            }
+        }
+        polynomial
+    }
+
+    /// The cost, never below zero.
+    pub fn eval(&self, values: &Values) -> Picoseconds {
+        let mut sum = self.constant;
+        for monomial in &self.monomials {
+            let (feature, shape) = monomial.first;
+            let mut product = shape.of_int(values[feature as usize]);
+            if let Some((feature, shape)) = monomial.second {
+                product *= shape.of_int(values[feature as usize]);
+            }
+            sum += monomial.coefficient * i128::from(product);
+        }
+        sum.clamp(0, i128::from(u64::MAX / 4)) as Picoseconds
+    }
+}

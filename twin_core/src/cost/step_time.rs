@@ -1,0 +1,83 @@
+//! A profile made ready for one server: times as functions of what a step did.
+
+use super::features::{ConfigFeatures, Feature, NUM_FEATURES, Values};
+use super::load_time::LoadTimes;
+use super::polynomial::Polynomial;
+use super::profile::Profile;
+use crate::config::EngineConfig;
+use crate::engine::{Batch, BatchTotals};
+use crate::time::{PS_PER_US, Picoseconds};
+
+/// Costs of one server in picoseconds.
+#[derive(Clone, Debug)]
+pub struct CostModel {
+    step: Polynomial,
+    ingress: Polynomial,
+    egress: Polynomial,
+    host: Polynomial,
+    first_request: Polynomial,
+    /// Adapter loads.
+    pub loads: LoadTimes,
+}
+
+impl CostModel {
+    /// Folds `config` and the number of served adapters into the profile.
+    pub fn new(profile: &Profile, config: &EngineConfig, ranks: &[u32]) -> Self {
+        let features = ConfigFeatures::new(config, ranks.len() as u32);
+        Self {
+            step: Polynomial::compile(&profile.step_time.terms, &features),
+            ingress: Polynomial::compile(&profile.frontend.ingress, &features),
+            egress: Polynomial::compile(&profile.frontend.egress, &features),
+            host: Polynomial::compile(&profile.host.async_schedule, &features),
+            first_request: Polynomial::compile(&profile.frontend.first_request, &features),
+            loads: LoadTimes::new(&profile.load_time, &features, ranks),
+        }
+    }
+
+    /// Duration of a step without its adapter loads; at least a microsecond, so that time always advances.
+    pub fn step(&self, batch: &Batch) -> Picoseconds {
+        self.step
+            .eval(&values(&batch.totals, batch.adapters.len()))
+            .max(PS_PER_US)
+    }
+
+    /// From the client's send until the scheduler can see the request.
+    pub fn ingress(&self, running: usize, waiting: usize) -> Picoseconds {
+        self.ingress.eval(&queue_values(running, waiting))
+    }
+
+    /// Serial work of the API server at an adapter's first request.
+    pub fn first_request(&self, running: usize, waiting: usize) -> Picoseconds {
+        self.first_request.eval(&queue_values(running, waiting))
+    }
+
+    /// From the end of a step until its tokens reach the client.
+    pub fn egress(&self, totals: &BatchTotals, num_adapters: usize) -> Picoseconds {
+        self.egress.eval(&values(totals, num_adapters))
+    }
+
+    /// Host time of an iteration under async scheduling.
+    pub fn host(&self, batch: &Batch) -> Picoseconds {
+        self.host.eval(&values(&batch.totals, batch.adapters.len()))
+    }
+}
+
+fn values(totals: &BatchTotals, num_adapters: usize) -> Values {
+    let mut values = queue_values(totals.running as usize, totals.waiting as usize);
+    values[Feature::PrefillTokens as usize] = i64::from(totals.prefill_tokens);
+    values[Feature::PrefillSeqs as usize] = i64::from(totals.prefill_seqs);
+    values[Feature::DecodeSeqs as usize] = i64::from(totals.decode_seqs);
+    values[Feature::Seqs as usize] = i64::from(totals.prefill_seqs + totals.decode_seqs);
+    values[Feature::Tokens as usize] = i64::from(totals.tokens);
+    values[Feature::ContextTokens as usize] = totals.context_tokens as i64;
+    values[Feature::Adapters as usize] = num_adapters as i64;
+    values[Feature::LoraSeqs as usize] = i64::from(totals.lora_seqs);
+    values
+}
+
+fn queue_values(running: usize, waiting: usize) -> Values {
+    let mut values = [0; NUM_FEATURES];
+    values[Feature::Running as usize] = running as i64;
+    values[Feature::Waiting as usize] = waiting as i64;
+    values
+}

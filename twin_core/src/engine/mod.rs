@@ -1,0 +1,13 @@
+//! The engine core: requests, queues and the two halves of an iteration, schedule and update.
+
+pub mod admission;
+pub mod batch;
+pub mod request;
+pub mod scheduler;
+pub mod update;
+pub mod waiting;
+
+pub use batch::{Batch, BatchItem, BatchTotals, Kind};
+pub use request::{NEVER, NewRequest, Request, RequestId, Requests, Status};
+pub use scheduler::Scheduler;
+pub use update::{FinishReason, Finished, UpdateReport};

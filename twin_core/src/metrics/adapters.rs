@@ -1,0 +1,100 @@
+//! One row per adapter.
+
+use super::latency::percentile;
+use crate::time::PS_PER_MS;
+
+/// Counters of one adapter while the run goes on.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterCounters {
+    /// Requests sent.
+    pub arrived: u64,
+    /// Of those, refused.
+    pub refused: u64,
+    /// Of those, finished.
+    pub finished: u64,
+    /// Prompt + requested output tokens of all sent.
+    pub offered_tokens: u64,
+    /// Prompt tokens of the finished.
+    pub input_tokens: u64,
+    /// Output tokens of the finished.
+    pub output_tokens: u64,
+    /// Sum of TPOT, ps, and how many have one.
+    pub tpot: (u128, u64),
+    /// Loads from disk.
+    pub loads_disk: u64,
+    /// Copies into a GPU slot.
+    pub loads_memory: u64,
+}
+
+/// Columns of the adapter frame; row 0 is the base model.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)] // the names are the documentation: see docs/reference
+pub struct AdapterColumns {
+    pub adapter: Vec<u32>,
+    pub rank: Vec<u32>,
+    pub rate_rps: Vec<f64>,
+    pub arrived: Vec<u64>,
+    pub refused: Vec<u64>,
+    pub finished: Vec<u64>,
+    pub offered_tokens: Vec<u64>,
+    pub input_tokens: Vec<u64>,
+    pub output_tokens: Vec<u64>,
+    pub mean_ttft_ms: Vec<f64>,
+    pub p50_ttft_ms: Vec<f64>,
+    pub p90_ttft_ms: Vec<f64>,
+    pub p99_ttft_ms: Vec<f64>,
+    pub mean_tpot_ms: Vec<f64>,
+    pub loads_disk: Vec<u64>,
+    pub loads_memory: Vec<u64>,
+}
+
+impl AdapterColumns {
+    /// Gathers the frame. `ttft` holds (adapter, ps) of every finished request.
+    pub fn gather(
+        counters: &[AdapterCounters],
+        ranks: &[u32],
+        rates: &[f64],
+        mut ttft: Vec<(u32, u64)>,
+    ) -> Self {
+        ttft.sort_unstable();
+        let mut columns = Self::default();
+        let mut rest = &ttft[..];
+        for (index, counter) in counters.iter().enumerate() {
+            let count = rest.partition_point(|&(adapter, _)| adapter as usize <= index);
+            let samples: Vec<u64> = rest[..count].iter().map(|&(_, value)| value).collect();
+            rest = &rest[count..];
+            let quantile = |q: f64| {
+                if samples.is_empty() {
+                    f64::NAN
+                } else {
+                    percentile(&samples, q) / PS_PER_MS as f64
+                }
+            };
+            let sum: u128 = samples.iter().map(|&value| u128::from(value)).sum();
+            columns.adapter.push(index as u32);
+            columns.rank.push(ranks.get(index).copied().unwrap_or(0));
+            columns
+                .rate_rps
+                .push(rates.get(index).copied().unwrap_or(f64::NAN));
+            columns.arrived.push(counter.arrived);
+            columns.refused.push(counter.refused);
+            columns.finished.push(counter.finished);
+            columns.offered_tokens.push(counter.offered_tokens);
+            columns.input_tokens.push(counter.input_tokens);
+            columns.output_tokens.push(counter.output_tokens);
+            columns
+                .mean_ttft_ms
+                .push(sum as f64 / samples.len() as f64 / PS_PER_MS as f64);
+            columns.p50_ttft_ms.push(quantile(0.5));
+            columns.p90_ttft_ms.push(quantile(0.9));
+            columns.p99_ttft_ms.push(quantile(0.99));
+            let (tpot, with_tpot) = counter.tpot;
+            columns
+                .mean_tpot_ms
+                .push(tpot as f64 / with_tpot as f64 / PS_PER_MS as f64);
+            columns.loads_disk.push(counter.loads_disk);
+            columns.loads_memory.push(counter.loads_memory);
+        }
+        columns
+    }
+}

@@ -1,0 +1,17 @@
+//! Measures of a run. They observe; nothing in the engine depends on them.
+
+pub mod adapters;
+pub mod histogram;
+pub mod latency;
+pub mod recorder;
+pub mod requests;
+pub mod steps;
+pub mod summary;
+pub mod timeseries;
+
+pub use adapters::AdapterColumns;
+pub use recorder::{Collect, Recorder};
+pub use requests::{RequestColumns, RequestStatus};
+pub use steps::StepColumns;
+pub use summary::{Metric, Summary};
+pub use timeseries::TimeseriesColumns;

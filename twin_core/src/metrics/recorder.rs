@@ -1,0 +1,245 @@
+//! Gathers what a run is asked for.
+
+use super::adapters::{AdapterColumns, AdapterCounters};
+use super::histogram::Histogram;
+use super::requests::{RequestColumns, RequestStatus, time_per_output_token};
+use super::steps::StepColumns;
+use super::timeseries::{Gauges, Sampler, TimeseriesColumns};
+use crate::engine::{Batch, NewRequest, Request, Scheduler, UpdateReport};
+use crate::lora::LoraEvent;
+use crate::time::Picoseconds;
+
+/// What to keep beside the summary.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Collect {
+    /// One row per request.
+    pub requests: bool,
+    /// One row per adapter.
+    pub adapters: bool,
+    /// Interval of the time series, s.
+    pub timeseries_s: Option<f64>,
+    /// One row per step.
+    pub steps: bool,
+}
+
+/// Integrals over time, for means.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Integrals {
+    pub running: u128,
+    pub waiting: u128,
+    pub blocks: u128,
+    pub adapters: u128,
+}
+
+/// Measures of one run in the making.
+#[derive(Debug)]
+pub struct Recorder {
+    pub(super) counters: Vec<AdapterCounters>,
+    pub(super) ttft: Vec<(u32, u64)>,
+    pub(super) tpot: Vec<u64>,
+    pub(super) e2el: Vec<u64>,
+    pub(super) gap_sum: u128,
+    pub(super) gap_count: u64,
+    pub(super) gaps: Histogram,
+    pub(super) integrals: Integrals,
+    pub(super) max_running: u32,
+    pub(super) max_waiting: u32,
+    pub(super) max_blocks: u32,
+    pub(super) preemptions: u64,
+    pub(super) steps: u64,
+    pub(super) busy: Picoseconds,
+    pub(super) load_time: Picoseconds,
+    pub(super) tokens_scheduled: u64,
+    prompt_tokens: u64,
+    generation_tokens: u64,
+    held_until: Picoseconds,
+    gauges: Gauges,
+    blocks_used: u32,
+    sampler: Option<Sampler>,
+    request_rows: Option<RequestColumns>,
+    step_rows: Option<StepColumns>,
+}
+
+impl Recorder {
+    /// For adapters `0..=num_adapters`.
+    pub fn new(num_adapters: u32, collect: Collect) -> Self {
+        Self {
+            counters: vec![AdapterCounters::default(); num_adapters as usize + 1],
+            ttft: Vec::new(),
+            tpot: Vec::new(),
+            e2el: Vec::new(),
+            gap_sum: 0,
+            gap_count: 0,
+            gaps: Histogram::default(),
+            integrals: Integrals::default(),
+            max_running: 0,
+            max_waiting: 0,
+            max_blocks: 0,
+            preemptions: 0,
+            steps: 0,
+            busy: 0,
+            load_time: 0,
+            tokens_scheduled: 0,
+            prompt_tokens: 0,
+            generation_tokens: 0,
+            held_until: 0,
+            gauges: Gauges::default(),
+            blocks_used: 0,
+            sampler: collect
+                .timeseries_s
+                .map(|s| Sampler::new(crate::time::from_seconds(s))),
+            request_rows: collect.requests.then(RequestColumns::default),
+            step_rows: collect.steps.then(StepColumns::default),
+        }
+    }
+
+    /// A request arrives at the server, or is refused.
+    pub fn arrive(&mut self, new: &NewRequest, refused: bool) {
+        let counter = &mut self.counters[new.adapter as usize];
+        counter.arrived += 1;
+        counter.refused += u64::from(refused);
+        counter.offered_tokens += u64::from(new.prompt_tokens) + u64::from(new.max_tokens);
+        if let Some(rows) = &mut self.request_rows {
+            rows.arrive(
+                new,
+                if refused {
+                    RequestStatus::Refused
+                } else {
+                    RequestStatus::Unfinished
+                },
+            );
+        }
+    }
+
+    /// The state of the queues held until `until`; from then on it is that of `scheduler` with `adapters` in the batch.
+    pub fn observe(&mut self, until: Picoseconds, scheduler: &Scheduler, adapters: usize) {
+        self.hold(until);
+        let kv = &scheduler.kv;
+        self.blocks_used = kv.num_usable_blocks() - kv.num_free_blocks();
+        self.gauges = Gauges {
+            running: scheduler.running.len() as u32,
+            waiting: scheduler.num_waiting() as u32,
+            kv_usage: if self.sampler.is_some() { kv.usage() } else { 0.0 },
+            adapters_active: adapters as u32,
+            preemptions: self.preemptions,
+            prompt_tokens: self.prompt_tokens,
+            generation_tokens: self.generation_tokens,
+        };
+        self.max_running = self.max_running.max(self.gauges.running);
+        self.max_waiting = self.max_waiting.max(self.gauges.waiting);
+        self.max_blocks = self.max_blocks.max(self.blocks_used);
+    }
+
+    /// Integrates the present gauges up to `until`.
+    pub fn hold(&mut self, until: Picoseconds) {
+        if until <= self.held_until {
+            return;
+        }
+        if let Some(sampler) = &mut self.sampler {
+            sampler.hold(until, &self.gauges);
+        }
+        let span = u128::from(until - self.held_until);
+        self.integrals.running += span * u128::from(self.gauges.running);
+        self.integrals.waiting += span * u128::from(self.gauges.waiting);
+        self.integrals.blocks += span * u128::from(self.blocks_used);
+        self.integrals.adapters += span * u128::from(self.gauges.adapters_active);
+        self.held_until = until;
+    }
+
+    /// A step of `load` + compute begins at `start` and ends at `batch.end`.
+    pub fn step(&mut self, start: Picoseconds, load: Picoseconds, batch: &Batch, scheduler: &Scheduler) {
+        self.preemptions += batch.preempted.len() as u64;
+        if batch.items.is_empty() {
+            return;
+        }
+        self.steps += 1;
+        self.busy += batch.end - start;
+        self.load_time += load;
+        self.tokens_scheduled += u64::from(batch.totals.tokens);
+        if let Some(rows) = &mut self.step_rows {
+            rows.push(start, load, batch, scheduler);
+        }
+    }
+
+    /// Adapter caches at work.
+    pub fn lora(&mut self, events: &[LoraEvent]) {
+        for event in events {
+            match *event {
+                LoraEvent::Load(adapter) => self.counters[adapter as usize].loads_disk += 1,
+                LoraEvent::Activate(adapter, _) => self.counters[adapter as usize].loads_memory += 1,
+                LoraEvent::EvictCpu(_) | LoraEvent::Deactivate(_) => {}
+            }
+        }
+    }
+
+    /// Tokens reached the client, `regular_gap` after those of the update before.
+    pub fn update(&mut self, report: &UpdateReport, regular_gap: Picoseconds) {
+        self.generation_tokens += u64::from(report.tokens);
+        self.prompt_tokens += u64::from(report.prompt_tokens);
+        if report.regular_gaps > 0 {
+            self.gaps.add(regular_gap, u64::from(report.regular_gaps));
+        }
+        for &gap in &report.other_gaps {
+            self.gaps.add(gap, 1);
+        }
+        for finished in &report.finished {
+            self.finish(&finished.request);
+        }
+    }
+
+    fn finish(&mut self, request: &Request) {
+        let counter = &mut self.counters[request.adapter as usize];
+        counter.finished += 1;
+        counter.input_tokens += u64::from(request.prompt_tokens);
+        counter.output_tokens += u64::from(request.num_output_tokens());
+        self.ttft
+            .push((request.adapter, request.first_token - request.arrival));
+        self.e2el.push(request.last_token - request.arrival);
+        if let Some(tpot) = time_per_output_token(request) {
+            counter.tpot.0 += u128::from(tpot);
+            counter.tpot.1 += 1;
+            self.tpot.push(tpot);
+            self.gap_sum += u128::from(request.last_token - request.first_token);
+            self.gap_count += u64::from(request.num_output_tokens() - 1);
+        }
+        if let Some(rows) = &mut self.request_rows {
+            rows.leave(request, RequestStatus::Finished);
+        }
+    }
+
+    /// A request is still in flight at the end.
+    pub fn unfinished(&mut self, request: &Request) {
+        if let Some(rows) = &mut self.request_rows {
+            rows.leave(request, RequestStatus::Unfinished);
+        }
+    }
+
+    /// Requests finished so far.
+    pub fn num_finished(&self) -> u64 {
+        self.counters.iter().map(|counter| counter.finished).sum()
+    }
+
+    /// The frames that were asked for.
+    pub fn into_frames(self, ranks: &[u32], rates: &[f64], adapters: bool) -> Frames {
+        Frames {
+            requests: self.request_rows,
+            adapters: adapters.then(|| AdapterColumns::gather(&self.counters, ranks, rates, self.ttft)),
+            timeseries: self.sampler.map(Sampler::finish),
+            steps: self.step_rows,
+        }
+    }
+}
+
+/// The frames of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    /// One row per request.
+    pub requests: Option<RequestColumns>,
+    /// One row per adapter.
+    pub adapters: Option<AdapterColumns>,
+    /// Sampled gauges.
+    pub timeseries: Option<TimeseriesColumns>,
+    /// One row per step.
+    pub steps: Option<StepColumns>,
+}

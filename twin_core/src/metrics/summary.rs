@@ -1,0 +1,195 @@
+//! The scalar results of a run, under the names of `vllm bench serve --save-result`.
+
+use super::latency::{Statistics, statistics};
+use super::recorder::Recorder;
+use crate::time::{PS_PER_MS, Picoseconds, to_seconds};
+
+/// A scalar.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Metric {
+    /// A count.
+    Int(u64),
+    /// A measure; NaN where there is no sample.
+    Float(f64),
+}
+
+/// Names and values, always the same names in the same order.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// (name, value).
+    pub values: Vec<(&'static str, Metric)>,
+}
+
+/// What only the caller knows at the end of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    /// Length of the measurement.
+    pub duration: Picoseconds,
+    /// In `running` when the client stopped.
+    pub running: u64,
+    /// Waiting, or on the way to the scheduler, then.
+    pub waiting: u64,
+    /// KV blocks of the server.
+    pub kv_blocks: u32,
+    /// Tokens per block.
+    pub block_size: u32,
+}
+
+impl Summary {
+    /// Every metric's name, with a value of its kind, in order.
+    pub fn columns() -> Vec<(&'static str, Metric)> {
+        let mut nothing = Recorder::new(0, super::recorder::Collect::default());
+        let ending = Ending {
+            duration: 1,
+            running: 0,
+            waiting: 0,
+            kv_blocks: 0,
+            block_size: 1,
+        };
+        Self::of(&mut nothing, ending).values
+    }
+
+    /// The value of that name.
+    pub fn get(&self, name: &str) -> Option<Metric> {
+        self.values
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|&(_, value)| value)
+    }
+
+    fn int(&mut self, name: &'static str, value: u64) {
+        self.values.push((name, Metric::Int(value)));
+    }
+
+    fn float(&mut self, name: &'static str, value: f64) {
+        self.values.push((name, Metric::Float(value)));
+    }
+
+    fn statistics(&mut self, names: [&'static str; 5], s: Statistics) {
+        for (name, value) in names
+            .into_iter()
+            .zip([s.mean_ms, s.median_ms, s.p90_ms, s.p99_ms, s.std_ms])
+        {
+            self.float(name, value);
+        }
+    }
+
+    /// Sums up a run.
+    pub fn of(recorder: &mut Recorder, ending: Ending) -> Self {
+        let mut summary = Self::default();
+        let seconds = to_seconds(ending.duration);
+        let total =
+            |f: fn(&super::adapters::AdapterCounters) -> u64| recorder.counters.iter().map(f).sum::<u64>();
+        let (arrived, refused) = (total(|c| c.arrived), total(|c| c.refused));
+        let completed = total(|c| c.finished);
+        let (input, output) = (total(|c| c.input_tokens), total(|c| c.output_tokens));
+        let (disk, memory) = (total(|c| c.loads_disk), total(|c| c.loads_memory));
+        let offered = total(|c| c.offered_tokens) as f64 / seconds;
+        let throughput = (input + output) as f64 / seconds;
+
+        summary.float("duration", seconds);
+        summary.int("arrived", arrived);
+        summary.int("completed", completed);
+        summary.int("refused", refused);
+        summary.int("unfinished_running", ending.running);
+        summary.int("unfinished_waiting", ending.waiting);
+        summary.int("total_input_tokens", input);
+        summary.int("total_output_tokens", output);
+        summary.float("request_throughput", completed as f64 / seconds);
+        summary.float("input_throughput", input as f64 / seconds);
+        summary.float("output_throughput", output as f64 / seconds);
+        summary.float("total_token_throughput", throughput);
+        summary.float("total_throughput", throughput);
+        summary.float("offered_token_throughput", offered);
+        summary.float(
+            "served_ratio",
+            if offered > 0.0 {
+                throughput / offered
+            } else {
+                f64::NAN
+            },
+        );
+        summary.int("starved", u64::from(offered > 0.0 && throughput <= 0.9 * offered));
+        summary.latencies(recorder);
+        summary.int("preemptions", recorder.preemptions);
+        summary.int("lora_loads_disk", disk);
+        summary.int("lora_loads_memory", memory);
+        summary.float("lora_load_time_s", to_seconds(recorder.load_time));
+        summary.int("steps", recorder.steps);
+        summary.int("scheduled_tokens", recorder.tokens_scheduled);
+        summary.float("busy_s", to_seconds(recorder.busy));
+        summary.occupancy(recorder, ending);
+        summary
+    }
+
+    fn latencies(&mut self, recorder: &mut Recorder) {
+        let mut ttft: Vec<u64> = recorder.ttft.iter().map(|&(_, value)| value).collect();
+        self.statistics(
+            [
+                "mean_ttft_ms",
+                "median_ttft_ms",
+                "p90_ttft_ms",
+                "p99_ttft_ms",
+                "std_ttft_ms",
+            ],
+            statistics(&mut ttft),
+        );
+        self.statistics(
+            [
+                "mean_tpot_ms",
+                "median_tpot_ms",
+                "p90_tpot_ms",
+                "p99_tpot_ms",
+                "std_tpot_ms",
+            ],
+            statistics(&mut recorder.tpot),
+        );
+        // The mean over completed requests is exact; the percentiles come from the histogram of all gaps.
+        let ms = |ps: f64| ps / PS_PER_MS as f64;
+        let gaps = &recorder.gaps;
+        self.statistics(
+            [
+                "mean_itl_ms",
+                "median_itl_ms",
+                "p90_itl_ms",
+                "p99_itl_ms",
+                "std_itl_ms",
+            ],
+            Statistics {
+                mean_ms: ms(recorder.gap_sum as f64 / recorder.gap_count as f64),
+                median_ms: ms(gaps.quantile(0.5)),
+                p90_ms: ms(gaps.quantile(0.9)),
+                p99_ms: ms(gaps.quantile(0.99)),
+                std_ms: ms(gaps.std()),
+            },
+        );
+        self.statistics(
+            [
+                "mean_e2el_ms",
+                "median_e2el_ms",
+                "p90_e2el_ms",
+                "p99_e2el_ms",
+                "std_e2el_ms",
+            ],
+            statistics(&mut recorder.e2el),
+        );
+    }
+
+    fn occupancy(&mut self, recorder: &Recorder, ending: Ending) {
+        let span = ending.duration as f64;
+        let usable = f64::from(ending.kv_blocks.saturating_sub(1).max(1));
+        let integrals = &recorder.integrals;
+        self.int("max_running", u64::from(recorder.max_running));
+        self.int("max_waiting", u64::from(recorder.max_waiting));
+        self.float("mean_running", integrals.running as f64 / span);
+        self.float("mean_waiting", integrals.waiting as f64 / span);
+        self.float("mean_kv_usage", integrals.blocks as f64 / span / usable);
+        self.float("max_kv_usage", f64::from(recorder.max_blocks) / usable);
+        self.float("mean_batch_adapters", integrals.adapters as f64 / span);
+        self.int("kv_blocks", u64::from(ending.kv_blocks));
+        self.int(
+            "kv_tokens",
+            u64::from(ending.kv_blocks) * u64::from(ending.block_size),
+        );
+    }
+}

@@ -1,0 +1,43 @@
+//! Many simulations on all cores.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::error::{Result, TwinError};
+use crate::simulation::{Library, Outcome, SimulationSpec, simulate};
+
+/// One row: the outcome, or why there is none.
+pub type Row = std::result::Result<Outcome, TwinError>;
+
+/// Simulates every document on `workers` threads, rows in order. A document that fails is a row with its error; only an
+/// interruption ends the whole. `done` counts finished rows.
+pub fn simulate_many(
+    library: &Library,
+    specs: &[String],
+    workers: usize,
+    cancel: &AtomicBool,
+    done: &AtomicUsize,
+) -> Result<Vec<Row>> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(workers.max(1))
+        .build()
+        .map_err(|cause| TwinError::Invalid(format!("cannot start {workers} threads: {cause}")))?;
+    pool.install(|| {
+        specs
+            .par_iter()
+            .with_max_len(1)
+            .map(|json| {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(TwinError::Interrupted);
+                }
+                let row = SimulationSpec::parse(json).and_then(|spec| simulate(library, &spec, cancel));
+                done.fetch_add(1, Ordering::Relaxed);
+                match row {
+                    Err(TwinError::Interrupted) => Err(TwinError::Interrupted),
+                    row => Ok(row),
+                }
+            })
+            .collect()
+    })
+}

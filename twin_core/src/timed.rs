@@ -1,0 +1,227 @@
+//! The driver of simulated time: traffic in, costs from the profile, measures out.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cost::CostModel;
+use crate::engine::{Batch, NewRequest, Scheduler, UpdateReport};
+use crate::error::{Result, TwinError};
+use crate::lora::LoraEvent;
+use crate::metrics::Recorder;
+use crate::simulator::{Driver, Engine, Flow};
+use crate::time::Picoseconds;
+use crate::workload::Traffic;
+
+/// Iterations between two looks at the cancel flag: a few milliseconds of work.
+const CANCEL_EVERY: u64 = 4096;
+
+/// Time, traffic and measures of one run.
+pub struct TimedDriver<'a, T: Traffic> {
+    traffic: T,
+    cost: &'a CostModel,
+    cancel: &'a AtomicBool,
+    /// Measures so far.
+    pub recorder: Recorder,
+    /// Requests on their way from the client to the scheduler, with the instant at which the API server turns to them.
+    ingress: VecDeque<(Picoseconds, NewRequest)>,
+    /// When the API server is free of first requests.
+    api_server_free: Picoseconds,
+    /// Adapters that have had a request.
+    seen: Vec<bool>,
+    in_flight: u32,
+    max_connections: u32,
+    asynchronous: bool,
+    now: Picoseconds,
+    /// When the GPU has done all that was launched.
+    gpu_free: Picoseconds,
+    /// When tokens last reached the client.
+    delivered: Picoseconds,
+    previous_delivered: Picoseconds,
+    /// The client stops here; `None` when draining.
+    end: Option<Picoseconds>,
+    running: usize,
+    waiting: usize,
+    iterations: u64,
+}
+
+impl<'a, T: Traffic> TimedDriver<'a, T> {
+    /// A run of `traffic` under `cost`. `end`: when the client stops, `None` to wait for what is in flight.
+    pub fn new(
+        traffic: T,
+        cost: &'a CostModel,
+        cancel: &'a AtomicBool,
+        recorder: Recorder,
+        num_adapters: u32,
+        max_connections: Option<u32>,
+        asynchronous: bool,
+        end: Option<Picoseconds>,
+    ) -> Self {
+        Self {
+            traffic,
+            cost,
+            cancel,
+            recorder,
+            ingress: VecDeque::new(),
+            api_server_free: 0,
+            seen: vec![false; num_adapters as usize + 1],
+            in_flight: 0,
+            max_connections: max_connections.unwrap_or(u32::MAX),
+            asynchronous,
+            now: 0,
+            gpu_free: 0,
+            delivered: 0,
+            previous_delivered: 0,
+            end,
+            running: 0,
+            waiting: 0,
+            iterations: 0,
+        }
+    }
+
+    /// When tokens last reached the client.
+    pub fn last_delivery(&self) -> Picoseconds {
+        self.delivered
+    }
+
+    /// Accepts or refuses every connection up to `until`. Connections are freed only by an update, so this is exact as long as
+    /// it runs before each.
+    fn accept(&mut self, until: Picoseconds) {
+        while self.traffic.peek().is_some_and(|at| at <= until) {
+            let Some(new) = self.traffic.next() else { return };
+            let refused = self.in_flight >= self.max_connections;
+            self.recorder.arrive(&new, refused);
+            if !refused {
+                self.in_flight += 1;
+                let turn = new.arrival.max(self.api_server_free);
+                if new.adapter != 0 && !std::mem::replace(&mut self.seen[new.adapter as usize], true) {
+                    self.api_server_free = turn + self.cost.first_request(self.running, self.waiting);
+                }
+                self.ingress.push_back((turn.max(self.api_server_free), new));
+            }
+        }
+    }
+
+    fn ingress_delay(&self) -> Picoseconds {
+        self.cost.ingress(self.running, self.waiting)
+    }
+
+    /// When the next request becomes visible to the scheduler.
+    fn next_visible(&self) -> Option<Picoseconds> {
+        let turn = self
+            .ingress
+            .front()
+            .map(|&(turn, _)| turn)
+            .or_else(|| self.traffic.peek())?;
+        Some(turn + self.ingress_delay())
+    }
+
+    fn jump_to_next(&mut self) -> Flow {
+        match self.next_visible() {
+            Some(at) if self.end.is_none_or(|end| at < end) => {
+                self.now = self.now.max(at);
+                Flow::Continue
+            }
+            _ => Flow::Stop,
+        }
+    }
+
+    /// At the end of the run: connections up to the end are still counted, gauges are integrated to the end.
+    /// Returns (waiting on the way, the recorder).
+    pub fn finish(mut self, end: Picoseconds, scheduler: &Scheduler) -> (u64, Recorder) {
+        self.accept(end);
+        self.recorder.hold(end);
+        for request in scheduler.requests.iter() {
+            self.recorder.unfinished(request);
+        }
+        (self.ingress.len() as u64, self.recorder)
+    }
+}
+
+impl<T: Traffic> Driver for TimedDriver<'_, T> {
+    fn idle(&mut self) -> Flow {
+        (self.running, self.waiting) = (0, 0);
+        self.jump_to_next()
+    }
+
+    fn deliver(&mut self, scheduler: &mut Scheduler) {
+        self.accept(self.now);
+        let delay = self.ingress_delay();
+        while let Some((_, new)) = self
+            .ingress
+            .pop_front_if(|&mut (turn, _)| turn + delay <= self.now)
+        {
+            scheduler.add_request(&new);
+        }
+    }
+
+    fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]) {
+        let scheduler = &engine.scheduler;
+        self.recorder.observe(self.now, scheduler, batch.adapters.len());
+        (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
+        if batch.items.is_empty() {
+            batch.end = self.now.max(self.gpu_free);
+            self.recorder.step(self.now, 0, batch, scheduler);
+            return;
+        }
+        self.recorder.lora(events);
+        let load: Picoseconds = events.iter().map(|&event| self.cost.loads.of(event)).sum();
+        let launch = if self.asynchronous {
+            self.now + self.cost.host(batch)
+        } else {
+            self.now
+        };
+        let start = launch.max(self.gpu_free);
+        batch.end = start + load + self.cost.step(batch);
+        self.gpu_free = batch.end;
+        self.recorder.step(start, load, batch, scheduler);
+        self.now = launch;
+    }
+
+    fn stalled(&mut self) -> Flow {
+        self.jump_to_next()
+    }
+
+    fn completed(&mut self, _engine: &Engine, batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
+        let returned = self.now.max(batch.end);
+        let egress = if batch.items.is_empty() {
+            0
+        } else {
+            self.cost.egress(&batch.totals, batch.adapters.len())
+        };
+        // Tokens cannot overtake those of the step before.
+        let at_client = (returned + egress).max(self.delivered);
+        if self.end.is_some_and(|end| at_client > end) {
+            return None;
+        }
+        self.accept(returned);
+        self.now = returned;
+        if !batch.items.is_empty() {
+            self.previous_delivered = self.delivered;
+            self.delivered = at_client;
+        }
+        Some((self.delivered, self.previous_delivered))
+    }
+
+    fn token(&self, serial: u32, nth: u32) -> u32 {
+        // Token values matter by equality only: no two outputs of a run share one.
+        crate::rng::keyed(1, u64::from(serial), u64::from(nth)) as u32
+    }
+
+    fn updated(&mut self, engine: &Engine, report: &UpdateReport) {
+        self.in_flight -= report.finished.len() as u32;
+        self.recorder
+            .update(report, self.delivered - self.previous_delivered);
+        if !report.finished.is_empty() {
+            let scheduler = &engine.scheduler;
+            (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
+        }
+    }
+
+    fn iterated(&mut self) -> Result<Flow> {
+        self.iterations += 1;
+        if self.iterations.is_multiple_of(CANCEL_EVERY) && self.cancel.load(Ordering::Relaxed) {
+            return Err(TwinError::Interrupted);
+        }
+        Ok(Flow::Continue)
+    }
+}

@@ -1,0 +1,507 @@
+//! The driver of the conformance suite: time is the iteration counter, every decision is written down.
+//!
+//! A *case* is a server configuration and a list of requests with the iteration at which each arrives; a *trace* is one JSON
+//! object per engine iteration, in the format of the reference that drives vLLM's own scheduler (docs/conformance.md).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::config::{EngineConfig, EngineVersion, SchedulingPolicy};
+use crate::engine::{Batch, Kind, NEVER, NewRequest, RequestId, Scheduler, Status, UpdateReport};
+use crate::error::{Result, TwinError, invalid};
+use crate::lora::{AdapterId, LoraEvent};
+use crate::rules::Rules;
+use crate::simulator::{self, Driver, Engine, Flow};
+use crate::time::Picoseconds;
+
+/// Iterations without progress after which a case with nothing left to arrive is given up (vLLM would spin for ever).
+const STALLED_AFTER: u32 = 8;
+const STOP_TOKEN: u32 = 7;
+
+/// Scheduler settings of a case; a case gives all of them.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub struct CaseConfig {
+    pub num_blocks: u32,
+    pub block_size: u32,
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+    pub max_model_len: u32,
+    pub max_loras: Option<u32>,
+    pub max_cpu_loras: Option<u32>,
+    pub enable_prefix_caching: bool,
+    pub policy: String,
+    pub async_scheduling: bool,
+    pub long_prefill_token_threshold: u32,
+    pub long_prefill_token_threshold_adaptive: bool,
+    pub enable_chunked_prefill: bool,
+    pub max_num_scheduled_tokens: Option<u32>,
+    pub max_num_active_seqs: Option<u32>,
+    pub watermark: f64,
+    pub scheduler_reserve_full_isl: bool,
+}
+
+/// One request of a case.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct CaseRequest {
+    pub id: String,
+    pub arrival_step: u64,
+    #[serde(default)]
+    pub prompt_len: Option<u32>,
+    #[serde(default)]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    pub max_tokens: u32,
+    #[serde(default)]
+    pub stop_at: Option<u32>,
+    #[serde(default)]
+    pub lora_id: Option<u32>,
+    #[serde(default)]
+    pub priority: i64,
+    pub arrival_time: f64,
+}
+
+/// The client gives a request up.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct CaseAbort {
+    pub step: u64,
+    pub id: String,
+}
+
+/// A case.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub config: CaseConfig,
+    pub requests: Vec<CaseRequest>,
+    #[serde(default)]
+    pub aborts: Vec<CaseAbort>,
+    #[serde(default)]
+    pub lora_preload: Vec<u32>,
+    #[serde(default)]
+    pub lora_order: BTreeMap<String, Vec<u32>>,
+    #[serde(default)]
+    pub mutation: Option<String>,
+}
+
+impl CaseConfig {
+    fn engine(&self, version: EngineVersion) -> Result<EngineConfig> {
+        let max_loras = self.max_loras.unwrap_or(0);
+        let config = EngineConfig {
+            engine_version: version,
+            max_loras,
+            max_cpu_loras: self.max_cpu_loras.filter(|&n| n > 0).unwrap_or(max_loras),
+            max_lora_rank: 8,
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_num_scheduled_tokens: self.max_num_scheduled_tokens.filter(|&n| n > 0),
+            max_num_active_seqs: self.max_num_active_seqs.filter(|&n| n > 0),
+            block_size: self.block_size,
+            gpu_memory_utilization: 0.9,
+            enable_prefix_caching: self.enable_prefix_caching,
+            enable_chunked_prefill: self.enable_chunked_prefill,
+            scheduling_policy: match self.policy.as_str() {
+                "fcfs" => SchedulingPolicy::Fcfs,
+                "priority" => SchedulingPolicy::Priority,
+                other => return invalid(format!("policy ({other}) must be fcfs or priority")),
+            },
+            async_scheduling: self.async_scheduling,
+            long_prefill_token_threshold: self.long_prefill_token_threshold,
+            long_prefill_token_threshold_adaptive: self.long_prefill_token_threshold_adaptive,
+            scheduler_reserve_full_isl: self.scheduler_reserve_full_isl,
+            watermark: self.watermark,
+            max_model_len: self.max_model_len,
+            num_gpu_blocks_override: Some(self.num_blocks),
+            max_connections: None,
+            lora_preload: false,
+        };
+        config.validate_scheduling()?;
+        Ok(config)
+    }
+}
+
+/// A JSON object in insertion order.
+struct Object<V>(Vec<(String, V)>);
+
+impl<V: Serialize> Serialize for Object<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Scheduled {
+    scheduled: Vec<(String, u32, u32, &'static str)>,
+    total_tokens: u32,
+    preempted: Vec<String>,
+    blocks: Object<(u32, Vec<u32>)>,
+    free_head: Vec<u32>,
+    free_blocks: u32,
+    running: Vec<String>,
+    waiting: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loras: Option<Vec<AdapterId>>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    worker: Option<Worker>,
+}
+
+#[derive(Serialize)]
+struct Worker {
+    lora_order: Vec<AdapterId>,
+    lora_events: Vec<serde_json::Value>,
+    lora_slots: Vec<Option<AdapterId>>,
+    lora_gpu_lru: Vec<AdapterId>,
+    lora_cpu_lru: Vec<AdapterId>,
+}
+
+#[derive(Serialize)]
+struct Updated {
+    output: Vec<String>,
+    finished: Object<&'static str>,
+    free_blocks_after: u32,
+}
+
+#[derive(Serialize)]
+struct Step {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    i: u64,
+    added: Vec<String>,
+    aborted: Vec<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    scheduled: Option<Scheduled>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    updated: Option<Updated>,
+}
+
+/// The iteration counter as clock, a case as traffic.
+struct TraceDriver {
+    requests: Vec<CaseRequest>,
+    next: usize,
+    aborts: VecDeque<CaseAbort>,
+    order: BTreeMap<String, Vec<u32>>,
+    serial_of: HashMap<String, u32>,
+    slot: Vec<Option<RequestId>>,
+    tie_rank: Vec<u32>,
+    table_len: Vec<u32>,
+    block_size: u32,
+    write: bool,
+    iteration: u64,
+    stalled: u32,
+    step: Step,
+    lines: Vec<String>,
+    totals: (u64, u64, u64),
+}
+
+impl TraceDriver {
+    fn new(case: &Case, write: bool) -> Self {
+        let mut requests = case.requests.clone();
+        requests.sort_by_key(|request| request.arrival_step);
+        let mut aborts = case.aborts.clone();
+        aborts.sort_by_key(|abort| abort.step);
+        let mut by_id: Vec<u32> = (0..requests.len() as u32).collect();
+        by_id.sort_by(|&a, &b| requests[a as usize].id.cmp(&requests[b as usize].id));
+        let mut tie_rank = vec![0; requests.len()];
+        for (rank, serial) in by_id.into_iter().enumerate() {
+            tie_rank[serial as usize] = rank as u32;
+        }
+        Self {
+            serial_of: requests
+                .iter()
+                .map(|request| request.id.clone())
+                .zip(0..)
+                .collect(),
+            next: 0,
+            aborts: aborts.into(),
+            order: case.lora_order.clone(),
+            slot: vec![None; requests.len()],
+            tie_rank,
+            table_len: vec![0; requests.len()],
+            requests,
+            block_size: case.config.block_size,
+            write,
+            iteration: 0,
+            stalled: 0,
+            step: Self::empty_step(0),
+            lines: Vec::new(),
+            totals: (0, 0, 0),
+        }
+    }
+
+    fn empty_step(i: u64) -> Step {
+        Step {
+            kind: "step",
+            i,
+            added: Vec::new(),
+            aborted: Vec::new(),
+            scheduled: None,
+            updated: None,
+        }
+    }
+
+    fn name(&self, serial: u32) -> String {
+        self.requests[serial as usize].id.clone()
+    }
+
+    fn names(&self, scheduler: &Scheduler, ids: &[RequestId]) -> Vec<String> {
+        ids.iter()
+            .map(|&id| self.name(scheduler.requests[id].serial))
+            .collect()
+    }
+
+    /// New block ids of each request in the batch.
+    fn blocks(&mut self, scheduler: &Scheduler, batch: &Batch) -> Object<(u32, Vec<u32>)> {
+        for &id in &batch.preempted {
+            self.table_len[scheduler.requests[id].serial as usize] = 0;
+        }
+        let mut blocks = Vec::new();
+        for item in &batch.items {
+            let table = scheduler.kv.table(item.id);
+            let held = match item.kind {
+                Kind::Continued => self.table_len[item.serial as usize],
+                Kind::New | Kind::Resumed => item.position / self.block_size,
+            };
+            if table.len() as u32 > held || item.kind != Kind::Continued {
+                blocks.push((self.name(item.serial), (held, table[held as usize..].to_vec())));
+            }
+            self.table_len[item.serial as usize] = table.len() as u32;
+        }
+        Object(blocks)
+    }
+}
+
+impl Driver for TraceDriver {
+    fn idle(&mut self) -> Flow {
+        let Some(request) = self.requests.get(self.next) else {
+            return Flow::Stop;
+        };
+        self.iteration = self.iteration.max(request.arrival_step);
+        Flow::Continue
+    }
+
+    fn deliver(&mut self, scheduler: &mut Scheduler) {
+        self.step = Self::empty_step(self.iteration);
+        while let Some(request) = self
+            .requests
+            .get_mut(self.next)
+            .filter(|request| request.arrival_step <= self.iteration)
+        {
+            let serial = self.next;
+            let prompt = request.prompt_token_ids.take().unwrap_or_default();
+            let new = NewRequest {
+                serial: serial as u32,
+                adapter: request.lora_id.unwrap_or(0),
+                prompt_tokens: request.prompt_len.unwrap_or(prompt.len() as u32),
+                max_tokens: request.max_tokens,
+                stop_at: request.stop_at.unwrap_or(NEVER),
+                priority: request.priority,
+                order: (request.arrival_time, self.tie_rank[serial]),
+                arrival: self.iteration,
+                prompt,
+            };
+            self.step.added.push(request.id.clone());
+            self.slot[serial] = Some(scheduler.add_request(&new));
+            self.next += 1;
+        }
+        while let Some(abort) = self.aborts.pop_front_if(|abort| abort.step <= self.iteration) {
+            let slot = self
+                .serial_of
+                .get(&abort.id)
+                .and_then(|&serial| Some((serial, self.slot[serial as usize]?)));
+            if let Some((serial, slot)) = slot {
+                let request = &scheduler.requests[slot];
+                if request.serial == serial && request.status != Status::Gone {
+                    scheduler.abort(slot);
+                }
+            }
+            self.step.aborted.push(abort.id);
+        }
+        self.iteration += 1;
+    }
+
+    fn visiting_order(&self) -> Option<&[AdapterId]> {
+        self.order.get(&self.step.i.to_string()).map(Vec::as_slice)
+    }
+
+    fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]) {
+        self.totals.1 += batch.preempted.len() as u64;
+        self.totals.2 += u64::from(batch.totals.tokens);
+        if !batch.items.is_empty() {
+            self.stalled = 0;
+        }
+        if !self.write {
+            return;
+        }
+        let scheduler = &engine.scheduler;
+        let blocks = self.blocks(scheduler, batch);
+        let worker = engine
+            .lora
+            .as_ref()
+            .filter(|_| !batch.items.is_empty())
+            .map(|lora| Worker {
+                lora_order: lora.last_order(&batch.adapters),
+                lora_events: events.iter().map(event_json).collect(),
+                lora_slots: lora.slots().to_vec(),
+                lora_gpu_lru: lora.gpu_lru(),
+                lora_cpu_lru: lora.cpu_lru(),
+            });
+        let kind = |kind| match kind {
+            Kind::New => "N",
+            Kind::Resumed => "R",
+            Kind::Continued => "C",
+        };
+        self.step.scheduled = Some(Scheduled {
+            scheduled: batch
+                .items
+                .iter()
+                .map(|item| {
+                    (
+                        self.name(item.serial),
+                        item.num_tokens,
+                        item.position,
+                        kind(item.kind),
+                    )
+                })
+                .collect(),
+            total_tokens: batch.totals.tokens,
+            preempted: self.names(scheduler, &batch.preempted),
+            blocks,
+            free_head: scheduler.kv.free_head(4),
+            free_blocks: scheduler.kv.num_free_blocks(),
+            running: self.names(scheduler, &scheduler.running),
+            waiting: self.names(scheduler, &scheduler.waiting_ids()),
+            loras: engine.lora.is_some().then(|| {
+                let mut adapters = batch.adapters.clone();
+                adapters.sort_unstable();
+                adapters
+            }),
+            worker,
+        });
+    }
+
+    fn stalled(&mut self) -> Flow {
+        self.stalled += 1;
+        Flow::Continue
+    }
+
+    fn completed(&mut self, _engine: &Engine, _batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
+        Some((self.iteration, self.iteration.saturating_sub(1)))
+    }
+
+    fn token(&self, serial: u32, nth: u32) -> u32 {
+        let request = &self.requests[serial as usize];
+        if request.stop_at == Some(nth) {
+            return STOP_TOKEN;
+        }
+        10 + crc32fast::hash(format!("{}:{nth}", request.id).as_bytes()) % 29_990
+    }
+
+    fn updated(&mut self, engine: &Engine, report: &UpdateReport) {
+        if self.write {
+            self.step.updated = Some(Updated {
+                output: report.outputs.iter().map(|&serial| self.name(serial)).collect(),
+                finished: Object(
+                    report
+                        .finished
+                        .iter()
+                        .map(|finished| (self.name(finished.request.serial), finished.reason.as_str()))
+                        .collect(),
+                ),
+                free_blocks_after: engine.scheduler.kv.num_free_blocks(),
+            });
+        }
+    }
+
+    fn iterated(&mut self) -> Result<Flow> {
+        self.totals.0 += 1;
+        if self.write {
+            self.lines.push(to_json(&self.step)?);
+        }
+        if self.stalled >= STALLED_AFTER && self.next == self.requests.len() && self.aborts.is_empty() {
+            return invalid(format!(
+                "the case never ends: nothing can be scheduled at iteration {} and nothing is left to arrive; give num_blocks for the longest request",
+                self.step.i
+            ));
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|cause| TwinError::Schema {
+        what: "trace".into(),
+        cause: cause.to_string(),
+    })
+}
+
+fn event_json(event: &LoraEvent) -> serde_json::Value {
+    match *event {
+        LoraEvent::Load(adapter) => serde_json::json!(["load", adapter]),
+        LoraEvent::EvictCpu(adapter) => serde_json::json!(["evict_cpu", adapter]),
+        LoraEvent::Deactivate(adapter) => serde_json::json!(["deactivate", adapter]),
+        LoraEvent::Activate(adapter, slot) => serde_json::json!(["activate", adapter, slot]),
+    }
+}
+
+/// Runs a case and returns its trace as JSON lines (header, steps, summary). With `write` false only header and summary, and
+/// block ids are kept only where prefix caching needs them: for timing.
+pub fn run_case(json: &str, version: EngineVersion, write: bool) -> Result<Vec<String>> {
+    let case: Case = serde_json::from_str(json).map_err(|cause| TwinError::Schema {
+        what: "case".into(),
+        cause: cause.to_string(),
+    })?;
+    let config = case.config.engine(version)?;
+    for request in &case.requests {
+        let prompt = request
+            .prompt_token_ids
+            .as_ref()
+            .map_or(request.prompt_len, |ids| Some(ids.len() as u32));
+        if prompt.unwrap_or(0) == 0 || request.max_tokens == 0 {
+            return invalid(format!(
+                "request {:?}: prompt and max_tokens must be >= 1 token",
+                request.id
+            ));
+        }
+    }
+    let rules = case
+        .mutation
+        .as_deref()
+        .map_or(Ok(Rules::of(version)), |name| Rules::of(version).mutated(name))?;
+    let named = case.requests.iter().filter_map(|request| request.lora_id);
+    let ordered = case.lora_order.values().flatten().copied();
+    let num_adapters = named
+        .chain(ordered)
+        .chain(case.lora_preload.iter().copied())
+        .max()
+        .unwrap_or(0);
+    let mut engine = Engine::new(&config, rules, case.config.num_blocks, num_adapters, write, 0);
+    if let Some(lora) = engine.lora.as_mut() {
+        lora.preload(case.lora_preload.iter().copied());
+    }
+    let mut driver = TraceDriver::new(&case, write);
+    let header = serde_json::json!({
+        "type": "header", "engine": "pytwin", "vllm": match version { EngineVersion::V0_8_5 => "0.8.5", EngineVersion::V0_32 => "0.32" },
+        "config": case.config, "requests": case.requests.len(),
+    });
+    let mut report = UpdateReport {
+        keep_outputs: write,
+        ..UpdateReport::default()
+    };
+    simulator::run(&mut engine, &mut driver, &mut report)?;
+    let (steps, preemptions, tokens) = driver.totals;
+    let summary = serde_json::json!({
+        "type": "summary", "steps": steps, "preemptions": preemptions, "tokens": tokens,
+        "unfinished": engine.scheduler.requests.len(),
+    });
+    let mut lines = vec![header.to_string()];
+    lines.append(&mut driver.lines);
+    lines.push(summary.to_string());
+    Ok(lines)
+}
