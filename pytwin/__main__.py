@@ -1,5 +1,7 @@
 """`python -m pytwin` is `pytwin`."""
 
+import sys
+
 from pytwin.cli import main
 
-main()
+sys.exit(main())

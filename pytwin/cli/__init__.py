@@ -14,8 +14,11 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; every error becomes one line on stderr."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every error becomes one line on stderr.
+
+    Entry point of the console script `pytwin`, which exits with what this returns.
+    """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         from pytwin.cli.app import dispatch
@@ -36,11 +39,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}: free space or choose another path")
     return code
-
-
-def main() -> None:
-    """Entry point of the console script `pytwin`."""
-    sys.exit(run())
 
 
 def _complain(message: str) -> int:
