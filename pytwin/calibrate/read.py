@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-_INTEGER, _NUMBER, _TEXT, _FLAG = "integer", "number", "text", "flag"
+_INTEGER, _NUMBER, _TEXT, _FLAG, _LIST = "integer", "number", "text", "flag", "list"
 
 # Columns that calibration reads; a table may hold more.
 COLUMNS: dict[str, dict[str, str]] = {
@@ -29,10 +29,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "max_num_seqs": _INTEGER,
         "synthetic_output_len": _INTEGER,
         "num_prompts": _INTEGER,
+        "adapter_rates_pattern": _LIST,
+        "adapter_rank_pattern": _LIST,
         "total_input_tokens": _INTEGER,
         "total_time_s": _NUMBER,
         "n_adapters": _INTEGER,
         "completed": _INTEGER,
+        "total_output_tokens": _INTEGER,
+        "kv_cache_tokens": _INTEGER,
         "input_throughput": _NUMBER,
         "output_throughput": _NUMBER,
         "request_throughput": _NUMBER,
@@ -98,6 +102,8 @@ def _fits(dtype: pl.DataType, kind: str) -> bool:
         return dtype.is_integer()
     if kind == _NUMBER:
         return dtype.is_numeric()
+    if kind == _LIST:
+        return dtype == pl.List
     if kind == _FLAG:
         return dtype == pl.Boolean
     return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)

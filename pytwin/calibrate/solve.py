@@ -49,11 +49,15 @@ def relative_errors(problem: Problem, coefficients: FloatArray) -> FloatArray:
     return problem.matrix @ coefficients / problem.target - 1.0
 
 
-def cross_validate(problem: Problem, groups: list[str]) -> FloatArray:
-    """Relative errors of rows in `groups`, each group predicted by a fit without it (else NaN)."""
+def cross_validate(problem: Problem, folds: int) -> FloatArray:
+    """Relative errors of all rows, each predicted by a fit that has seen nothing of its group.
+
+    Groups are dealt out to `folds` folds in sorted order.
+    """
+    names = sorted(set(problem.group.tolist()))
     held_out = np.full(len(problem.target), np.nan)
-    for group in groups:
-        out = problem.group == group
+    for fold in range(min(folds, len(names))):
+        out = np.isin(problem.group, names[fold::folds])
         coefficients = solve(problem, ~out)
         held_out[out] = relative_errors(problem, coefficients)[out]
     return held_out

@@ -1,0 +1,147 @@
+"""Refit the shipped profiles from measured runs: one command, a few minutes.
+
+    python -m calibration.refit --traces DIR [--out pytwin/profiles]
+
+DIR holds runs.parquet, adapters.parquet, steps.parquet, lora_loads.parquet, timeseries.parquet and
+calib_memory.parquet. Runs of the family dt_real are never fitted on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from calibration.models import (
+    ENGINE_VERSION,
+    FITTED,
+    GPU,
+    HELD_OUT,
+    KNOWN_BAD,
+    MODELS,
+    SERVER,
+    Model,
+)
+from pytwin.calibrate import early_eos, load_time, memory, observations, read, step_time
+from pytwin.catalog import load_lengths
+
+SOURCE = (
+    "public logs of FerranAgulloLopez/GPULLMAdapterOptimization (arXiv:2508.08343), "
+    "commit bae36e2da: vLLM 0.8.5 (V1 engine, fork) on one 64 GB Hopper GPU"
+)
+
+
+class Traces:
+    """The tables of a traces directory, without the runs that are known to be bad."""
+
+    def __init__(self, directory: Path) -> None:
+        runs = read.runs(directory)
+        self.runs = runs.filter(
+            ~pl.col("run_id").is_in(KNOWN_BAD), pl.col("family").is_in(FITTED)
+        )
+        self.tables = {
+            name: read.table(directory, name)
+            for name in ("steps", "timeseries", "adapters", "lora_loads")
+        }
+        # The memory frontier also uses failed starts of every V1 family: a server that could not
+        # start has no outcome to fit a law on.
+        self.calib_memory = read.table(directory, "calib_memory").filter(
+            ~pl.col("family").is_in(HELD_OUT)
+        )
+
+    def of(self, name: str, runs: pl.DataFrame) -> pl.DataFrame:
+        """Rows of a table that belong to these runs."""
+        return self.tables[name].filter(pl.col("run_idx").is_in(runs["run_idx"].implode()))
+
+
+def fit(traces: Traces, model: Model) -> dict[str, Any]:
+    """A profile document of one model, its front end not yet fitted."""
+    runs = traces.runs.filter(pl.col("model") == model.name)
+    lengths = load_lengths(model.lengths)
+    prompts = np.repeat(lengths.prompt_tokens, lengths.weights.astype(int)).astype(np.float64)
+    observed = observations.collect(
+        runs,
+        traces.of("steps", runs),
+        traces.of("timeseries", runs),
+        traces.of("adapters", runs),
+        prompts,
+        ("ml_test",),
+    )
+    law = step_time.fit(observed)
+    loads, load_errors = load_time.fit(traces.of("lora_loads", runs), runs)
+    memory_rows = traces.calib_memory.filter(pl.col("model") == model.name)
+    memory_document = memory.fit(memory_rows, runs, model.shape)
+    return {
+        "schema": 1,
+        "name": model.profile,
+        "model": model.name,
+        "gpu": GPU,
+        "dtype": "bfloat16",
+        "engine_version": ENGINE_VERSION,
+        "provenance": {
+            "source": SOURCE,
+            "date": dt.date.today().isoformat(),
+            "command": "python -m calibration.refit --traces DIR",
+            "fitted_on": list(FITTED),
+            "held_out": list(HELD_OUT),
+        },
+        "server": {**SERVER, "max_model_len": model.shape.max_model_len},
+        "lengths": {"sharegpt": model.lengths},
+        "early_eos": early_eos.fit(runs, lengths),
+        "step_time": {"unit": "us", "terms": law.terms()},
+        "load_time": loads,
+        "frontend": {"unit": "us", "ingress": [], "egress": [], "first_request": []},
+        "host": {"unit": "us", "async_schedule": []},
+        "memory": memory_document,
+        "ranges": ranges(runs, observed),
+        "errors": {
+            "step_time": law.errors(),
+            "load_time": load_errors,
+            "memory": memory.judge(memory_document, memory_rows, runs, model.shape.max_model_len),
+        },
+        "residual_spread": law.spread(),
+    }
+
+
+def ranges(runs: pl.DataFrame, observed: observations.Observations) -> dict[str, list[float]]:
+    """What the fitted runs cover, per feature: lowest and highest."""
+    traffic = runs.filter(pl.col("family") == "ml_test", pl.col("status") == "ok")
+    batch = observed.features
+    return {
+        "max_loras": [0, float(traffic["max_loras"].max())],  # type: ignore[arg-type]
+        "max_lora_rank": [8, float(traffic["max_lora_rank"].max())],  # type: ignore[arg-type]
+        "seqs": [1, float(batch["seqs"].max())],
+        "adapters": [0, float(batch["adapters"].max())],
+        "prompt_tokens": [1, 1024],
+        "max_num_batched_tokens": [2048, 2048],
+        "block_size": [16, 16],
+    }
+
+
+def write(document: dict[str, Any], out: Path) -> Path:
+    """Write a profile as JSON, one term per line."""
+    file = out / f"{document['name']}.json"
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Refit the shipped profiles.")
+    parser.add_argument("--traces", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("pytwin/profiles"))
+    arguments = parser.parse_args()
+    traces = Traces(arguments.traces)
+    for model in MODELS:
+        document = fit(traces, model)
+        print(write(document, arguments.out))
+        print(json.dumps(document["errors"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
