@@ -229,9 +229,9 @@ def tilted(table: LengthTable, mean_prompt: float, mean_output: float) -> Length
         centred = points - gradient[:, None]
         step = np.linalg.lstsq((centred * weights) @ centred.T, gradient)[0]
         # The objective (log of the partition sum) is convex: halving the step until it falls
-        # makes Newton's method safe far from the solution.
+        # makes Newton's method safe far from the solution (1e-12: rounding near it).
         size = 1.0
-        while size > 1e-9 and weigh(slope - size * step)[1] > objective:
+        while size > 1e-9 and weigh(slope - size * step)[1] > objective + 1e-12:
             size /= 2
         slope = slope - size * step
         weights, objective = weigh(slope)
