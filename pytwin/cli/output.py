@@ -50,7 +50,7 @@ def print_table(
 
     if not rows:
         return
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for name in rows[0]:
         numeric = all(isinstance(row[name], (int, float, type(None))) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
@@ -58,7 +58,10 @@ def print_table(
         table.add_row(*(shown(value) for value in row.values()))
     # Not on a terminal, lines are as long as they need to be: a reader may cut them.
     width = None if sys.stdout.isatty() or not wide else 240
-    Console(file=sys.stdout, width=width, highlight=False).print(table)
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    if title is not None:
+        console.print(title)
+    console.print(table)
 
 
 def shown(value: Any) -> str:
