@@ -16,7 +16,7 @@ use crate::metrics::{Collect, Recorder, Summary};
 use crate::rules::Rules;
 use crate::simulator::{self, Engine};
 use crate::time::from_seconds;
-use crate::timed::TimedDriver;
+use crate::timed::{Conditions, TimedDriver};
 use crate::workload::generated::rates_and_ranks;
 use crate::workload::lengths::{LengthTable, LengthTables};
 use crate::workload::{Generated, Replay, Trace, Traffic, WorkloadSpec};
@@ -205,10 +205,12 @@ impl Run<'_> {
             &cost,
             cancel,
             Recorder::new(num_adapters, spec.collect),
-            num_adapters,
-            config.max_connections,
-            config.async_scheduling,
-            end,
+            Conditions {
+                num_adapters,
+                max_connections: config.max_connections,
+                asynchronous: config.async_scheduling,
+                end,
+            },
         );
         simulator::run(&mut engine, &mut driver, &mut UpdateReport::default())?;
         let end = end.unwrap_or_else(|| duration.max(driver.last_delivery()));

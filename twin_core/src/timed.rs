@@ -15,6 +15,19 @@ use crate::workload::Traffic;
 /// Iterations between two looks at the cancel flag: a few milliseconds of work.
 const CANCEL_EVERY: u64 = 4096;
 
+/// What frames a run, beside traffic and costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// Adapters are numbered `1..=num_adapters`.
+    pub num_adapters: u32,
+    /// Requests in flight beyond which connections are refused.
+    pub max_connections: Option<u32>,
+    /// The next step is scheduled while one is in flight.
+    pub asynchronous: bool,
+    /// When the client stops; `None` to wait for what is in flight.
+    pub end: Option<Picoseconds>,
+}
+
 /// Time, traffic and measures of one run.
 pub struct TimedDriver<'a, T: Traffic> {
     traffic: T,
@@ -45,16 +58,13 @@ pub struct TimedDriver<'a, T: Traffic> {
 }
 
 impl<'a, T: Traffic> TimedDriver<'a, T> {
-    /// A run of `traffic` under `cost`. `end`: when the client stops, `None` to wait for what is in flight.
+    /// A run of `traffic` under `cost`.
     pub fn new(
         traffic: T,
         cost: &'a CostModel,
         cancel: &'a AtomicBool,
         recorder: Recorder,
-        num_adapters: u32,
-        max_connections: Option<u32>,
-        asynchronous: bool,
-        end: Option<Picoseconds>,
+        conditions: Conditions,
     ) -> Self {
         Self {
             traffic,
@@ -63,15 +73,15 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             recorder,
             ingress: VecDeque::new(),
             api_server_free: 0,
-            seen: vec![false; num_adapters as usize + 1],
+            seen: vec![false; conditions.num_adapters as usize + 1],
             in_flight: 0,
-            max_connections: max_connections.unwrap_or(u32::MAX),
-            asynchronous,
+            max_connections: conditions.max_connections.unwrap_or(u32::MAX),
+            asynchronous: conditions.asynchronous,
             now: 0,
             gpu_free: 0,
             delivered: 0,
             previous_delivered: 0,
-            end,
+            end: conditions.end,
             running: 0,
             waiting: 0,
             iterations: 0,
@@ -146,9 +156,11 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
     fn deliver(&mut self, scheduler: &mut Scheduler) {
         self.accept(self.now);
         let delay = self.ingress_delay();
-        while let Some((_, new)) = self
+        while self
             .ingress
-            .pop_front_if(|&mut (turn, _)| turn + delay <= self.now)
+            .front()
+            .is_some_and(|&(turn, _)| turn + delay <= self.now)
+            && let Some((_, new)) = self.ingress.pop_front()
         {
             scheduler.add_request(&new);
         }

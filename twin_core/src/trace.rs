@@ -310,7 +310,12 @@ impl Driver for TraceDriver {
             self.slot[serial] = Some(scheduler.add_request(&new));
             self.next += 1;
         }
-        while let Some(abort) = self.aborts.pop_front_if(|abort| abort.step <= self.iteration) {
+        while self
+            .aborts
+            .front()
+            .is_some_and(|abort| abort.step <= self.iteration)
+            && let Some(abort) = self.aborts.pop_front()
+        {
             let slot = self
                 .serial_of
                 .get(&abort.id)

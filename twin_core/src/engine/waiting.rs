@@ -190,3 +190,77 @@ fn insert(queue: &mut VecDeque<Entry>, entry: Entry) {
         queue.insert(at, entry);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push {
+            adapter: u32,
+            at_head: bool,
+            priority: i64,
+        },
+        Remove {
+            nth: usize,
+        },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let push = (0u32..4, any::<bool>(), 0i64..3).prop_map(|(adapter, at_head, priority)| Step::Push {
+            adapter,
+            at_head,
+            priority,
+        });
+        // More arrivals than departures, so that the queue grows past the length that is kept exact.
+        prop::collection::vec(
+            prop_oneof![5 => push, 3 => any::<usize>().prop_map(|nth| Step::Remove { nth })],
+            1..2000,
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// The index lists requests in the order of a plain list with insertion where vLLM inserts.
+        #[test]
+        fn order_is_that_of_a_plain_list(steps in steps(), by_priority in any::<bool>()) {
+            let policy = if by_priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs };
+            let mut queue = WaitingQueue::new(policy, 3);
+            let mut list: Vec<(i64, u32, u32)> = Vec::new(); // (priority, id, adapter)
+            let mut keys: Vec<Option<QueueKey>> = Vec::new(); // by id; None = not waiting
+            for step in steps {
+                match step {
+                    Step::Push { adapter, at_head, priority } => {
+                        let id = keys.len() as u32;
+                        keys.push(Some(queue.push(id, adapter, priority, (f64::from(id), id), at_head)));
+                        let at = match policy {
+                            SchedulingPolicy::Priority => list.partition_point(|&(p, _, _)| p <= priority),
+                            SchedulingPolicy::Fcfs if at_head => 0,
+                            SchedulingPolicy::Fcfs => list.len(),
+                        };
+                        list.insert(at, (priority, id, adapter));
+                    }
+                    Step::Remove { nth } if !list.is_empty() => {
+                        let (_, id, adapter) = list.remove(nth % list.len());
+                        queue.remove(id, adapter, keys[id as usize].take().expect("waiting"));
+                    }
+                    Step::Remove { .. } => {}
+                }
+                prop_assert_eq!(queue.len(), list.len());
+            }
+            let live = |id: RequestId, key: QueueKey| keys[id as usize] == Some(key);
+            let ids: Vec<u32> = list.iter().map(|&(_, id, _)| id).collect();
+            prop_assert_eq!(queue.iter(live).collect::<Vec<_>>(), ids.clone());
+            prop_assert_eq!(queue.first(0, live).map(|(_, id)| id), ids.first().copied());
+            for adapter in 0..4 {
+                let of_adapter: Vec<u32> = (0..).map_while(|at| queue.of_adapter(adapter, at)).map(|(_, id)| id).collect();
+                let expected: Vec<u32> = list.iter().filter(|&&(_, _, a)| a == adapter).map(|&(_, id, _)| id).collect();
+                prop_assert_eq!(of_adapter, expected);
+            }
+        }
+    }
+}

@@ -212,7 +212,7 @@ impl KvCacheManager {
         };
         let mut table = std::mem::take(&mut ids.tables[id as usize]);
         let caching = ids.prefix.is_some();
-        if !(self.rules.free_forward_when_unhashed && !caching) {
+        if caching || !self.rules.free_forward_when_unhashed {
             table.reverse();
         }
         ids.unhashed.clear();

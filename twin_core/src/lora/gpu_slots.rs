@@ -46,7 +46,7 @@ impl GpuSlots {
             .enumerate()
             .filter(|(_, held)| held.is_none())
             .map(|(i, _)| i);
-        let slot = if first { free.next() } else { free.last() }.expect("a free slot");
+        let slot = if first { free.next() } else { free.next_back() }.expect("a free slot");
         self.slots[slot] = Some(adapter);
         self.slot_of[adapter as usize] = Some(slot as u32);
         self.used += 1;

@@ -35,9 +35,9 @@ enum Arrivals {
     },
     /// A given number, adapters in proportion to their rates.
     Fixed {
-        stream: FixedCountStream,
+        stream: Box<FixedCountStream>,
         mix: WeightedAliasIndex<f64>,
-        rng: ChaCha8Rng,
+        rng: Box<ChaCha8Rng>,
     },
 }
 
@@ -88,11 +88,11 @@ impl Generated {
             .collect();
         let arrivals = match spec.total_requests {
             Some(count) => Arrivals::Fixed {
-                stream: FixedCountStream::new(seed, count, end),
+                stream: Box::new(FixedCountStream::new(seed, count, end)),
                 mix: WeightedAliasIndex::new(rates).map_err(|_| {
                     TwinError::Invalid("total_requests needs at least one adapter with a rate above 0".into())
                 })?,
-                rng: stream(seed, Purpose::Mix, 0),
+                rng: Box::new(stream(seed, Purpose::Mix, 0)),
             },
             None => merged(&rates, spec, seed, end),
         };
