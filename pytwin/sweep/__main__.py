@@ -2,7 +2,7 @@
 
 import sys
 
-from pytwin.cli import run
+from pytwin.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(["sweep", *sys.argv[1:]]))
+    sys.exit(main(["sweep", *sys.argv[1:]]))

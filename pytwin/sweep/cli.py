@@ -31,7 +31,7 @@ def sweep(
     workers: int | None = None,
     engine: str = "local",
     dry_run: Annotated[bool, Parameter(negative=())] = False,
-    format: Format = "table",
+    format: Format = "table",  # noqa: A002 - the flag is --format
 ) -> int:
     """Simulate every configuration of SPEC into Parquet parts in DIR.
 
@@ -62,7 +62,7 @@ def sweep(
     return _sweep(spec, loaded, output, resume, workers, format)
 
 
-def _dry_run(spec: Any, workers: int | None, format: Format) -> int:
+def _dry_run(spec: Any, workers: int | None, output_format: Format) -> int:
     from pytwin.sweep.estimate import estimate
     from pytwin.sweep.expand import Design
     from pytwin.sweep.runner import default_workers
@@ -81,13 +81,13 @@ def _dry_run(spec: Any, workers: int | None, format: Format) -> int:
             "estimated_disk_bytes": cost.disk_bytes,
             "estimated_from_configurations": cost.sampled,
         },
-        format,
+        output_format,
     )
     return 0
 
 
 def _sweep(
-    path: Path, spec: Any, output: Path, resume: bool, workers: int | None, format: Format
+    path: Path, spec: Any, output: Path, resume: bool, workers: int | None, output_format: Format
 ) -> int:
     from pytwin.sweep.progress import ProgressView
     from pytwin.sweep.runner import run_sweep
@@ -109,7 +109,8 @@ def _sweep(
         _tell(f"{output} was finished before: nothing to do")
     counts = result.status_counts
     _show(
-        {"name": spec.name, "configurations": result.rows, **counts, "output": str(output)}, format
+        {"name": spec.name, "configurations": result.rows, **counts, "output": str(output)},
+        output_format,
     )
     if counts["failed"]:
         parts = output / part_name(0).replace("000000", "*")
@@ -122,10 +123,10 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _show(summary: dict[str, Any], format: Format) -> None:
-    if format == "json":
+def _show(summary: dict[str, Any], output_format: Format) -> None:
+    if output_format == "json":
         print(json.dumps(summary, indent=2))
-    elif format == "csv":
+    elif output_format == "csv":
         writer = csv.writer(sys.stdout)
         writer.writerow(summary)
         writer.writerow(summary.values())

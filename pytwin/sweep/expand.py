@@ -94,15 +94,13 @@ def _draw(law: Law, uniforms: NDArray[np.float64]) -> NDArray[Any]:
 
     if law.values is not None:
         return np.minimum(uniforms * len(law.values), len(law.values) - 1).astype(np.int64)
-    assert law.low is not None
-    assert law.high is not None
+    low, high = law.bounds
     if law.law == "integer":
-        count = law.high - law.low + 1
-        return (law.low + np.minimum(np.floor(uniforms * count), count - 1)).astype(np.int64)
+        count = high - low + 1
+        return (low + np.minimum(np.floor(uniforms * count), count - 1)).astype(np.int64)
     if law.law == "log":
-        low, high = math.log(law.low), math.log(law.high)
-        return np.exp(low + uniforms * (high - low))
-    return law.low + uniforms * (law.high - law.low)
+        return np.exp(math.log(low) + uniforms * (math.log(high) - math.log(low)))
+    return low + uniforms * (high - low)
 
 
 def _as_kind(key: Key, value: float) -> Any:

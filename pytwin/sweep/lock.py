@@ -70,13 +70,13 @@ class DirectoryLock:
         traceback: TracebackType | None,
     ) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(self._path)
+            self._path.unlink()
         os.close(self._descriptor)
         self._descriptor = -1
 
     def _is_current(self, descriptor: int) -> bool:
         try:
-            there = os.stat(self._path)
+            there = self._path.stat()
         except FileNotFoundError:
             return False
         ours = os.fstat(descriptor)

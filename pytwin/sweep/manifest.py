@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import json
 import platform
@@ -62,7 +62,7 @@ def new_manifest(design: Design, columns: Mapping[str, Any], workers: int) -> di
 
 def now() -> str:
     """The time of day, UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -95,17 +95,21 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+class ChangedError(DataError):
+    """The directory holds a sweep whose results would differ from the one asked for."""
+
+
 def refuse_changes(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to go on with a sweep whose results would differ from those already there.
 
     Raises
     ------
-    DataError: names the first thing that changed, from what to what.
+    ChangedError: names the first thing that changed, from what to what.
     """
     for name in _IDENTITY:
         if old[name] != new[name]:
             change = _change(name, old[name], new[name])
-            raise DataError(
+            raise ChangedError(
                 f"{directory} holds a sweep with another {change}: "
                 "undo the change, or sweep into another directory"
             )
@@ -158,8 +162,16 @@ def _git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+        done = subprocess.run(  # noqa: S603 - our own words only
+            [  # noqa: S607 - whichever git the user has
+                "git",
+                "-C",
+                str(root),
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",
+            ],
             capture_output=True,
             text=True,
             timeout=5,

@@ -51,15 +51,15 @@ class Range(_Strict):
             # Half a millionth of a step of slack: 0.1 steps from 0 to 0.3 end at 0.3.
             count = int((self.stop - self.start) / self.step + 1e-6) + 1
             return [self.start + index * self.step for index in range(count)]
-        assert self.num is not None
-        if self.num == 1:
+        num = self.num or 1
+        if num == 1:
             return [self.start]
         if self.scale == "log":
             ratio = self.stop / self.start
-            inner = [self.start * ratio ** (i / (self.num - 1)) for i in range(self.num - 1)]
+            inner = [self.start * ratio ** (i / (num - 1)) for i in range(num - 1)]
         else:
             width = self.stop - self.start
-            inner = [self.start + width * (i / (self.num - 1)) for i in range(self.num - 1)]
+            inner = [self.start + width * (i / (num - 1)) for i in range(num - 1)]
         return [*inner, self.stop]
 
 
@@ -90,6 +90,13 @@ class Law(_Strict):
         if self.law == "integer" and not (self.low.is_integer() and self.high.is_integer()):
             raise ValueError("low and high must be whole numbers for law integer")
         return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Low and high, of the laws that have them."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"law {self.law} has no bounds")
+        return self.low, self.high
 
 
 class Random(_Strict):
@@ -125,7 +132,7 @@ class SweepSpec(_Strict):
 
     name: str = "sweep"
     base: dict[str, Any] = Field(default_factory=dict)
-    list: _Rows = Field(default_factory=lambda: [])
+    list: _Rows = Field(default_factory=list)
     random: Random | None = None
     range: dict[str, Range] = Field(default_factory=dict)
     grid: dict[str, _Values] = Field(default_factory=dict)

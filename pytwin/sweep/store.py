@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -129,7 +130,7 @@ class Store:
     def _held_names(self) -> set[str]:
         """What lies there, apart from our lock and from what a killed sweep left unfinished."""
         try:
-            names = os.listdir(self.directory)
+            names = [path.name for path in self.directory.iterdir()]
         except OSError as error:
             raise DataError(f"{self.directory} cannot be read: {error.strerror}") from None
         return {name for name in names if name != LOCK_NAME and not name.endswith(".tmp")}
@@ -237,7 +238,7 @@ def _write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -249,10 +250,9 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def _discard(path: Path) -> None:
-    try:
+    # On a disk that refuses even this, a .tmp is left; the next run removes it.
+    with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass  # on a disk that refuses even this, a .tmp is left; the next run removes it
 
 
 def _write_error(path: Path, error: OSError) -> WriteError:

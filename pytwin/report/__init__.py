@@ -1,0 +1,1 @@
+"""Plots of results: functions that take frames and return figures."""
