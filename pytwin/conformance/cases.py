@@ -67,6 +67,11 @@ class CaseConfig(_Strict):
             raise ValueError(
                 f"max_cpu_loras ({self.max_cpu_loras}) must be >= max_loras ({self.max_loras})"
             )
+        if self.max_num_active_seqs and self.max_num_active_seqs > self.max_num_seqs:
+            raise ValueError(
+                f"max_num_active_seqs ({self.max_num_active_seqs}) must be <= "
+                f"max_num_seqs ({self.max_num_seqs})"
+            )
         return self
 
 

@@ -60,8 +60,10 @@ class Reference:
             env=environment,
         )
         if not self._read():
+            reason = self._last_words()
+            self.close()
             raise ReferenceUnavailableError(
-                f"vLLM's files in {sources} do not load ({self._last_words()}): remove them, "
+                f"vLLM's files in {sources} do not load ({reason}): remove them, "
                 "they are fetched again"
             )
 

@@ -26,6 +26,7 @@ class _Traffic:
     stop_share: float
     abort_share: float
     tie_share: float  # of arrival times, under priority
+    copies: bool  # under prefix caching: whole prompts are repeated, in full blocks
 
 
 def random_case(
@@ -65,9 +66,9 @@ def _anything(rng: random.Random, version: EngineVersion) -> Settings:
     settings: Settings = {
         "block_size": block_size,
         "max_model_len": max_model_len,
-        "num_blocks": least + int(least * rng.choice([0, 0.1, 0.5, 1, 3, 10])),
-        "max_num_seqs": rng.choice([1, 2, 3, 8, 16, 64]),
-        "max_num_batched_tokens": rng.choice([1, 5, 16, 33, 64, 200, 512, 2048]),
+        "num_blocks": least + int(least * rng.choice([0, 0, 0.1, 0.5, 1, 3])),
+        "max_num_seqs": rng.choice([1, 2, 8, 16, 64, 64]),
+        "max_num_batched_tokens": rng.choice([1, 5, 16, 33, 64, 200, 512, 512, 2048]),
         "max_loras": max_loras,
         "max_cpu_loras": rng.choice([None, max_loras, max_loras + 1, 2 * max_loras]),
         "enable_prefix_caching": rng.random() < 0.5,
@@ -83,7 +84,7 @@ def _anything(rng: random.Random, version: EngineVersion) -> Settings:
         settings["max_num_batched_tokens"] = max(512, max_model_len)
     elif rng.random() < 0.3:
         limit = settings["max_num_batched_tokens"]
-        settings["max_num_scheduled_tokens"] = rng.randint(max(1, limit // 2), limit)
+        settings["max_num_scheduled_tokens"] = rng.randint(max(1, limit // 2), 2 * limit)
     if rng.random() < 0.3:
         settings["max_num_active_seqs"] = rng.randint(1, settings["max_num_seqs"])
     return {key: value for key, value in settings.items() if key not in version.absent}
@@ -108,7 +109,7 @@ def _traffic(rng: random.Random, config: Settings) -> _Traffic:
     }
     max_loras = config["max_loras"] or 0
     return _Traffic(
-        gap=gaps[rng.choice(["poisson", "poisson", "poisson", "at_once", "sparse"])],
+        gap=gaps[rng.choice(["poisson", "poisson", "poisson", "at_once", "sparse", "sparse"])],
         prompt=lengths[rng.choice(["lognormal", "lognormal", "blocks", "uniform"])],
         output=lengths[rng.choice(["lognormal", "lognormal", "lognormal", "blocks"])],
         adapters=max_loras * rng.choice([1, 2, 3, 3, 6]),
@@ -116,6 +117,7 @@ def _traffic(rng: random.Random, config: Settings) -> _Traffic:
         stop_share=rng.choice([0.0, 0.3, 0.3, 0.9]),
         abort_share=rng.choice([0.0, 0.05, 0.05, 0.3]),
         tie_share=rng.choice([0.0, 0.3, 1.0]),
+        copies=config["enable_prefix_caching"] and rng.random() < 0.3,
     )
 
 
@@ -128,6 +130,10 @@ def _request(rng: random.Random, config: Settings, traffic: _Traffic, k: int, st
     longest = config["max_model_len"] - 1  # vLLM's front end refuses longer prompts
     whole = min(longest, room - 1)
     prompt = max(1, min(traffic.prompt(), whole - 1 if rng.random() < 0.2 else whole // 2))
+    copied = traffic.copies and whole > config["block_size"]
+    if copied:
+        blocks = rng.randint(1, min(4, (whole - 1) // config["block_size"]))
+        prompt = blocks * config["block_size"]
     output = max(1, traffic.output())
     if config["max_model_len"] > room:  # nothing else ends a request that outgrows the pool
         output = max(1, min(output, room - prompt))
@@ -146,7 +152,10 @@ def _request(rng: random.Random, config: Settings, traffic: _Traffic, k: int, st
         request["priority"] = rng.randint(0, 3)
         if rng.random() < traffic.tie_share:
             request["arrival_time"] = float(k // 5)
-    if config["enable_prefix_caching"] and rng.random() < 0.6:
+    if copied:
+        # The last block of such a prompt is computed anew each time: blocks of equal content.
+        request["prefix_group"], request["prefix_len"] = rng.randint(0, 1), prompt
+    elif config["enable_prefix_caching"] and rng.random() < 0.6:
         request["prefix_group"] = rng.randint(0, 3)
         request["prefix_len"] = prompt if rng.random() < 0.2 else rng.randint(0, prompt)
     return request

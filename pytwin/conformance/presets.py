@@ -97,6 +97,15 @@ PRESETS: dict[str, Settings] = {
     # Priority.
     "priority": {**_PRESSURE, "policy": "priority"},
     "priority_watermark": {**_PRESSURE, "policy": "priority", "watermark": 0.15},
+    "priority_budget": {
+        "policy": "priority",
+        "num_blocks": 41,
+        "block_size": 4,
+        "max_model_len": 128,
+        "max_num_batched_tokens": 16,
+        "max_num_seqs": 32,
+        "scheduler_reserve_full_isl": False,
+    },
     "priority_prefix_async": {
         **_PRESSURE,
         "policy": "priority",

@@ -230,7 +230,14 @@ class Release085(Release):
 
 
 def load_release(root: Path) -> Release:
-    """vLLM's modules from the unpacked wheel under `root`, with the fitting glue."""
+    """vLLM's modules from the unpacked wheel under `root`, with the fitting glue.
+
+    Raises:
+        ImportError: the files are not there, or import something that the hook does not know.
+    """
+    core = root / "vllm" / "v1" / "core"
+    if not (core / "sched" / "scheduler.py").exists():
+        raise ImportError(f"no scheduler in {core}")
     install(root)
-    has_old_manager = (root / "vllm" / "v1" / "core" / "specialized_manager.py").exists()
+    has_old_manager = (core / "specialized_manager.py").exists()
     return Release085(root.name) if has_old_manager else Release(root.name)
