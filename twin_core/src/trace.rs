@@ -492,8 +492,8 @@ pub fn run_case(json: &str, version: EngineVersion, write: bool) -> Result<Vec<S
     }
     let mut driver = TraceDriver::new(&case, write);
     let header = serde_json::json!({
-        "type": "header", "engine": "pytwin", "vllm": match version { EngineVersion::V0_8_5 => "0.8.5", EngineVersion::V0_32 => "0.32" },
-        "config": case.config, "requests": case.requests.len(),
+        "type": "header", "vllm": match version { EngineVersion::V0_8_5 => "0.8.5", EngineVersion::V0_32 => "0.32" },
+        "engine": "pytwin", "config": case.config, "requests": case.requests.len(),
     });
     let mut report = UpdateReport {
         keep_outputs: write,
