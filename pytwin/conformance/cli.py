@@ -28,7 +28,7 @@ SAVED = Path("out/conformance")
 
 @app.command
 def run(
-    case: str,
+    case: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
     engine_version: str = "0.32",

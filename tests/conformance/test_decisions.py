@@ -100,7 +100,7 @@ CORNERS: dict[str, dict[str, Any]] = {
 CORNERS_OF_0_32: dict[str, dict[str, Any]] = {
     "ties settled by names": {
         "config": {"policy": "priority", "max_num_seqs": 1},
-        "requests": [r(name, arrival_time=1.0) for name in ("é", "z", "Z", "𝔞", "\uffff")],
+        "requests": [r(name, arrival_time=1.0) for name in ("é", "z", "Z", "\U0001d51e", "\uffff")],
     },
     "odd priorities": {
         "config": {"policy": "priority", "max_num_seqs": 1},
