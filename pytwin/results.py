@@ -76,6 +76,7 @@ class Run:
         frame = self._frame("requests", "requests")
         if frame.is_empty():
             return frame
+        frame = frame.with_row_index("request_id")  # the core keeps the order of arrival
         times = pl.col("ttft_ms", "tpot_ms", "e2el_ms").fill_nan(None)
         status = pl.col("status").replace_strict(
             dict(enumerate(REQUEST_STATUS)), return_dtype=pl.Enum(REQUEST_STATUS)

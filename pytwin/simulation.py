@@ -41,6 +41,7 @@ class Twin:
         *,
         seed: int = 0,
         requests: bool = False,
+        adapters: bool = False,
         timeseries_s: float | None = None,
         steps: bool = False,
         ignore_memory: bool = False,
@@ -67,7 +68,12 @@ class Twin:
             "engine": engine,
             "ignore_memory": ignore_memory,
             "workload": resolved.document,
-            "collect": {"requests": requests, "timeseries_s": timeseries_s, "steps": steps},
+            "collect": {
+                "requests": requests,
+                "adapters": adapters,
+                "timeseries_s": timeseries_s,
+                "steps": steps,
+            },
         }
 
     def spec_json(self, server: EngineConfig, traffic: Workload, **options: Any) -> str:
@@ -177,6 +183,7 @@ def simulate(
         traffic,
         seed=seed,
         requests=True,
+        adapters=True,
         timeseries_s=timeseries_s,
         steps=steps,
         ignore_memory=ignore_memory,

@@ -10,8 +10,7 @@ import pytest
 import pytwin as pt
 from pytwin.catalog import load_profile
 from pytwin.config import LORA_RANKS, engine_defaults
-
-from .conftest import TOY
+from tests.conftest import TOY
 
 
 def refusal(**settings: object) -> str:

@@ -14,8 +14,7 @@ import pytwin as pt
 from pytwin.catalog import load_lengths, load_profile
 from pytwin.errors import PytwinError
 from pytwin.workload import as_length_law, tilted, workload_from_values
-
-from .conftest import TOY
+from tests.conftest import TOY
 
 PROFILE = load_profile(TOY)
 
@@ -267,7 +266,7 @@ def test_a_trace_reads_alike_from_csv_parquet_and_frame(tmp_path, suffix):
     assert trace.names == ("sql", "chat")
     np.testing.assert_array_equal(trace.adapter, [1, 0, 0, 2])
     assert workload.adapter_ranks == [8, 32]
-    assert workload.duration_s == 2.0
+    assert 2.0 < workload.duration_s < 2.01
     assert workload.drain
 
 

@@ -38,15 +38,9 @@ def _words(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _joined(_type: Any, tokens: Sequence[Token]) -> str:
-    """A YAML list such as [250, 231] as the text 250,231."""
-    return ",".join(token.value for token in tokens)
-
-
 Floats = Annotated[tuple[float, ...] | None, Parameter(converter=_floats, n_tokens=1, negative="")]
 Ints = Annotated[tuple[int, ...] | None, Parameter(converter=_ints, n_tokens=1, negative="")]
 Words = Annotated[tuple[str, ...] | None, Parameter(converter=_words, n_tokens=1, negative="")]
-Text = Annotated[str, Parameter(converter=_joined, n_tokens=1)]
 
 
 @Parameter(name="*", group="Server (vLLM's settings)")
@@ -124,7 +118,7 @@ class TrafficFlags:
     """How total_rate_rps is shared: uniform (default) or zipf:EXPONENT."""
     rate_rps: float = 0.0
     """Requests per second for the base model, without adapter."""
-    lengths: Text = "sharegpt"
+    lengths: Words = ("sharegpt",)
     """Lengths: sharegpt, or PROMPT,OUTPUT tokens."""
     duration_s: float | None = None
     """Seconds until the client stops; default 3600, of a trace its last arrival."""
@@ -184,7 +178,7 @@ class TrafficFlags:
             ),
             "trace",
         )  # fmt: skip
-        if self.rate_rps or self.lengths != "sharegpt":
+        if self.rate_rps or self.lengths != ("sharegpt",):
             raise WorkloadError("rate_rps and lengths come from the trace: leave them out")
         return Workload.replay(
             trace, ranks=self.ranks, duration_s=self.duration_s, drain=self.drain or None
@@ -205,11 +199,13 @@ class TrafficFlags:
             return 0, adapters_from_csv(self.adapters)
 
     def _lengths(self) -> str | tuple[int, ...]:
-        if "," not in self.lengths:
-            return self.lengths
+        words = self.lengths or ()
+        if len(words) == 1:
+            return words[0]
         try:
-            return tuple(int(part) for part in self.lengths.split(","))
+            return tuple(int(word) for word in words)
         except ValueError:
             raise WorkloadError(
-                f"lengths ({self.lengths}) must be sharegpt or PROMPT,OUTPUT tokens, as in 250,231"
+                f"lengths ({','.join(words)}) must be sharegpt or PROMPT,OUTPUT tokens, "
+                "as in 250,231"
             ) from None

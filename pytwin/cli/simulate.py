@@ -76,8 +76,10 @@ def simulate(
 
     Parameters
     ----------
-    profile: A shipped profile (see `pytwin profiles`), or the path of a profile JSON.
-    seed: Seed of the random streams.
+    profile
+        A shipped profile (see `pytwin profiles`), or the path of a profile JSON.
+    seed
+        Seed of the random streams.
     """
     save = save or SaveFlags()
     save.check()

@@ -46,14 +46,22 @@ def validate(
 
     Parameters
     ----------
-    traces: A directory with runs.parquet and adapters.parquet.
-    families: Which runs, by family; the runs of the two default families ran vLLM's V1 engine.
-    condition: "arrivals" scales the rates to the client's sent count where it is known.
-    seeds: Simulations per run and prediction, averaged.
-    max_connections: Requests that the client and server hold at once; 0 for no limit.
-    workers: Threads; default one per core.
-    rows: File (.parquet or .csv) for one row per run.
-    out: File (.json) for the report.
+    traces
+        A directory with runs.parquet and adapters.parquet.
+    families
+        Which runs, by family; those of the two default families ran vLLM's V1 engine.
+    condition
+        "arrivals" scales the rates to the client's sent count where it is known.
+    seeds
+        Simulations per run and prediction, averaged.
+    max_connections
+        Requests that the client and server hold at once; 0 for no limit.
+    workers
+        Threads; default one per core.
+    rows
+        File (.parquet or .csv) for one row per run.
+    out
+        File (.json) for the report.
     """
     if seeds < 1:
         raise PytwinError(f"seeds ({seeds}) must be >= 1")

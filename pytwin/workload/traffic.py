@@ -151,8 +151,9 @@ class Workload:
         """
         trace = read_trace(source)
         given = _rank_list(ranks, trace)
-        last = float(trace.arrival_s[-1])
-        until = max(last, 1e-3) if duration_s is None else positive("duration_s", duration_s)
+        # Arrivals at duration_s itself come too late: a whole trace ends just after its last one.
+        last = float(trace.arrival_s[-1]) + 1e-3
+        until = last if duration_s is None else positive("duration_s", duration_s)
         waits = (duration_s is None) if drain is None else drain
         return ReplayWorkload(trace, tuple(given), until, waits)
 
