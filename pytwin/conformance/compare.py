@@ -10,7 +10,7 @@ from typing import Any
 # What names or times the program that wrote the trace, and not a decision.
 NOT_DECISIONS = {
     "header": frozenset({"vllm", "engine", "hash_seed"}),
-    "summary": frozenset({"seconds"}),
+    "summary": frozenset({"seconds", "scheduler_seconds"}),
 }
 ABSENT = "(absent)"
 

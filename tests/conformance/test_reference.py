@@ -13,6 +13,7 @@ from pytwin.conformance.cases import materialise, parse_case
 from pytwin.conformance.client import Reference, ReferenceRaisedError, ReferenceUnavailableError
 from pytwin.conformance.fuzz import fuzz_preset, save_failure, shrink_failure
 from pytwin.conformance.generate import random_case
+from pytwin.conformance.speed import compare_speed
 from pytwin.conformance.versions import engine_version
 
 pytestmark = pytest.mark.network
@@ -114,3 +115,10 @@ def test_files_that_do_not_load_are_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ReferenceUnavailableError, match="do not load") as caught:
         Reference(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_speeds_are_told_per_preset(reference_of: ReferenceOf) -> None:
+    rows = compare_speed(["easy", "lora"], engine_version("0.32"), range(1), reference_of("0.32"))
+    assert [row["preset"] for row in rows] == ["easy", "lora", "geometric mean"]
+    assert rows[2]["steps"] == rows[0]["steps"] + rows[1]["steps"]
+    assert all(row["vllm_steps_per_s"] > 0 and row["twin_steps_per_s"] > 0 for row in rows)
