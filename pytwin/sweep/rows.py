@@ -136,7 +136,8 @@ def _frame(
     for name in metrics:
         answered = answers[name]
         data[name] = [None if at is None else answered[at] for at in places]
-    return pl.DataFrame(data, schema=types)
+    # The mean of nothing is NaN in the core, and null in a frame: NaN would spoil later sums.
+    return pl.DataFrame(data, schema=types).with_columns(pl.col(metrics).fill_nan(None))
 
 
 def _reasons(

@@ -77,7 +77,7 @@ class Where:
         """
         try:
             return bool(self._evaluate(row))
-        except (TypeError, ValueError, ArithmeticError) as error:
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             values = ", ".join(f"{name}={row.get(name)}" for name in sorted(self.names))
             raise ConfigError(f"where ({self.text}) fails at {values}: {error}") from None
 
