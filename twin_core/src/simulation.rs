@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::config::EngineConfig;
 use crate::cost::{CostModel, KvPlan, Profile};
 use crate::engine::UpdateReport;
+use crate::engine::scheduler::Fidelity;
 use crate::error::{Result, TwinError, invalid};
 use crate::metrics::recorder::Frames;
 use crate::metrics::summary::Ending;
@@ -82,6 +83,9 @@ pub struct SimulationSpec {
     /// Frames to keep.
     #[serde(default)]
     pub collect: Collect,
+    /// Touch every request in every step, with block ids: the same results, slower. For tests of the fast mode.
+    #[serde(default)]
+    pub exact: bool,
 }
 
 impl SimulationSpec {
@@ -194,7 +198,12 @@ impl Run<'_> {
         let num_adapters = self.check_adapters()?;
         let cost = CostModel::new(self.profile, config, &self.ranks[1..]);
         let rules = Rules::of(config.engine_version);
-        let mut engine = Engine::new(config, rules, self.num_blocks, num_adapters, false, spec.seed);
+        let fidelity = if spec.exact {
+            Fidelity::Exact
+        } else {
+            Fidelity::Fast
+        };
+        let mut engine = Engine::new(config, rules, self.num_blocks, num_adapters, fidelity, spec.seed);
         if let Some(lora) = engine.lora.as_mut().filter(|_| config.lora_preload) {
             lora.preload(1..=num_adapters);
         }
@@ -208,12 +217,14 @@ impl Run<'_> {
             Conditions {
                 num_adapters,
                 max_connections: config.max_connections,
+                max_model_len: config.max_model_len,
                 asynchronous: config.async_scheduling,
                 end,
             },
         );
         simulator::run(&mut engine, &mut driver, &mut UpdateReport::default())?;
         let end = end.unwrap_or_else(|| duration.max(driver.last_delivery()));
+        engine.scheduler.settle();
         let scheduler = &engine.scheduler;
         let (on_the_way, mut recorder) = driver.finish(end, scheduler);
         let summary = Summary::of(

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::config::EngineConfig;
+use crate::engine::scheduler::Fidelity;
 use crate::engine::{Batch, Scheduler, UpdateReport};
 use crate::error::Result;
 use crate::lora::{AdapterId, LoraEvent, LoraManager};
@@ -30,11 +31,11 @@ impl Engine {
         rules: Rules,
         num_blocks: u32,
         num_adapters: u32,
-        with_ids: bool,
+        fidelity: Fidelity,
         seed: u64,
     ) -> Self {
         Self {
-            scheduler: Scheduler::new(config, rules, num_blocks, num_adapters, with_ids),
+            scheduler: Scheduler::new(config, rules, num_blocks, num_adapters, fidelity),
             lora: config
                 .lora_enabled()
                 .then(|| LoraManager::new(rules, config.max_loras, config.max_cpu_loras, num_adapters, seed)),
@@ -92,7 +93,7 @@ pub fn run(engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateRep
             let mut batch = spare.pop().unwrap_or_default();
             engine.scheduler.schedule(&mut batch);
             events.clear();
-            let executed = !batch.items.is_empty();
+            let executed = !batch.is_empty();
             if let Some(lora) = engine.lora.as_mut().filter(|_| executed) {
                 lora.apply(&batch.adapters, driver.visiting_order(), &mut events);
             }

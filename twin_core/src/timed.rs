@@ -22,6 +22,8 @@ pub struct Conditions {
     pub num_adapters: u32,
     /// Requests in flight beyond which connections are refused.
     pub max_connections: Option<u32>,
+    /// Prompts of this length and more are refused by the API server.
+    pub max_model_len: u32,
     /// The next step is scheduled while one is in flight.
     pub asynchronous: bool,
     /// When the client stops; `None` to wait for what is in flight.
@@ -43,6 +45,7 @@ pub struct TimedDriver<'a, T: Traffic> {
     seen: Vec<bool>,
     in_flight: u32,
     max_connections: u32,
+    max_model_len: u32,
     asynchronous: bool,
     now: Picoseconds,
     /// When the GPU has done all that was launched.
@@ -76,6 +79,7 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             seen: vec![false; conditions.num_adapters as usize + 1],
             in_flight: 0,
             max_connections: conditions.max_connections.unwrap_or(u32::MAX),
+            max_model_len: conditions.max_model_len,
             asynchronous: conditions.asynchronous,
             now: 0,
             gpu_free: 0,
@@ -98,7 +102,7 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
     fn accept(&mut self, until: Picoseconds) {
         while self.traffic.peek().is_some_and(|at| at <= until) {
             let Some(new) = self.traffic.next() else { return };
-            let refused = self.in_flight >= self.max_connections;
+            let refused = self.in_flight >= self.max_connections || new.prompt_tokens >= self.max_model_len;
             self.recorder.arrive(&new, refused);
             if !refused {
                 self.in_flight += 1;
@@ -170,7 +174,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         let scheduler = &engine.scheduler;
         self.recorder.observe(self.now, scheduler, batch.adapters.len());
         (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
-        if batch.items.is_empty() {
+        if batch.is_empty() {
             batch.end = self.now.max(self.gpu_free);
             self.recorder.step(self.now, 0, batch, scheduler);
             return;
@@ -195,7 +199,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
 
     fn completed(&mut self, _engine: &Engine, batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
         let returned = self.now.max(batch.end);
-        let egress = if batch.items.is_empty() {
+        let egress = if batch.is_empty() {
             0
         } else {
             self.cost.egress(&batch.totals, batch.adapters.len())
@@ -207,7 +211,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         }
         self.accept(returned);
         self.now = returned;
-        if !batch.items.is_empty() {
+        if !batch.is_empty() {
             self.previous_delivered = self.delivered;
             self.delivered = at_client;
         }

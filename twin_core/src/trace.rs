@@ -9,6 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::{EngineConfig, EngineVersion, SchedulingPolicy};
+use crate::engine::scheduler::Fidelity;
 use crate::engine::{Batch, Kind, NEVER, NewRequest, RequestId, Scheduler, Status, UpdateReport};
 use crate::error::{Result, TwinError, invalid};
 use crate::lora::{AdapterId, LoraEvent};
@@ -338,7 +339,7 @@ impl Driver for TraceDriver {
     fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]) {
         self.totals.1 += batch.preempted.len() as u64;
         self.totals.2 += u64::from(batch.totals.tokens);
-        if !batch.items.is_empty() {
+        if !batch.is_empty() {
             self.stalled = 0;
         }
         if !self.write {
@@ -349,7 +350,7 @@ impl Driver for TraceDriver {
         let worker = engine
             .lora
             .as_ref()
-            .filter(|_| !batch.items.is_empty())
+            .filter(|_| !batch.is_empty())
             .map(|lora| Worker {
                 lora_order: lora.last_order(&batch.adapters),
                 lora_events: events.iter().map(event_json).collect(),
@@ -486,7 +487,8 @@ pub fn run_case(json: &str, version: EngineVersion, write: bool) -> Result<Vec<S
         .chain(case.lora_preload.iter().copied())
         .max()
         .unwrap_or(0);
-    let mut engine = Engine::new(&config, rules, case.config.num_blocks, num_adapters, write, 0);
+    let fidelity = if write { Fidelity::Exact } else { Fidelity::Fast };
+    let mut engine = Engine::new(&config, rules, case.config.num_blocks, num_adapters, fidelity, 0);
     if let Some(lora) = engine.lora.as_mut() {
         lora.preload(case.lora_preload.iter().copied());
     }

@@ -55,8 +55,10 @@ pub struct BatchTotals {
 /// A scheduled step. Reused from step to step: nothing is allocated once it has grown.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Requests in batch order.
+    /// Requests in batch order, but for the cohort's.
     pub items: Vec<BatchItem>,
+    /// Members of the cohort, all of which decode one token (0 in exact mode).
+    pub num_cohort: u32,
     /// Preempted requests, in order (slots; they are waiting again).
     pub preempted: Vec<RequestId>,
     /// Distinct adapters of the batch.
@@ -68,9 +70,15 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Whether nothing is scheduled.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.num_cohort == 0
+    }
+
     /// Empties the batch for the next step.
     pub fn clear(&mut self) {
         self.items.clear();
+        self.num_cohort = 0;
         self.preempted.clear();
         self.adapters.clear();
         self.totals = BatchTotals::default();

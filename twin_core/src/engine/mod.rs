@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod batch;
+pub mod cohort;
 pub mod request;
 pub mod scheduler;
 pub mod update;

@@ -8,6 +8,9 @@ pub type RequestId = u32;
 /// "Never": a `stop_at` that no output reaches, an instant that has not come.
 pub const NEVER: u32 = u32::MAX;
 
+/// [`Request::joined`] of a request outside the cohort.
+pub const NOT_MEMBER: u64 = u64::MAX;
+
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -85,6 +88,8 @@ pub struct Request {
     pub first_token: Picoseconds,
     /// When its latest token reached the client.
     pub last_token: Picoseconds,
+    /// The cohort's clock when it joined (see [`super::cohort`]); the token counts above are of that moment. [`NOT_MEMBER`] outside.
+    pub joined: u64,
 }
 
 impl Request {
@@ -121,6 +126,7 @@ impl From<&NewRequest> for Request {
             arrival: new.arrival,
             first_token: Picoseconds::MAX,
             last_token: 0,
+            joined: NOT_MEMBER,
         }
     }
 }

@@ -4,11 +4,22 @@
 //! token budget (vLLM 0.32 and 0.8.5 `v1/core/sched/scheduler.py`).
 
 use super::batch::{Batch, BatchItem, Kind};
-use super::request::{NewRequest, Request, RequestId, Requests, Status};
+use super::cohort::Cohort;
+use super::request::{NOT_MEMBER, NewRequest, Request, RequestId, Requests, Status};
 use super::waiting::WaitingQueue;
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::kv_cache::KvCacheManager;
 use crate::rules::Rules;
+
+/// How much is kept of a run; decisions and times are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fidelity {
+    /// Block ids, and every request touched in every step.
+    Exact,
+    /// Block counts, and requests that plainly decode kept as one (where async scheduling, prefix caching or priorities do
+    /// not ask for more).
+    Fast,
+}
 
 /// Scheduler state of one engine.
 #[derive(Debug)]
@@ -22,6 +33,10 @@ pub struct Scheduler {
     pub(super) waiting: WaitingQueue,
     /// KV blocks.
     pub kv: KvCacheManager,
+    /// Running requests that plainly decode, in fast mode.
+    pub(super) cohort: Cohort,
+    /// The last step admitted nobody, and nothing has happened since that could change it.
+    pub(super) admission_settled: bool,
     /// Ids finished since the last schedule(): vLLM runs one more (empty) schedule to tell the workers.
     pub(super) finished_pending: bool,
     /// Step in which an adapter was last counted into the batch's set.
@@ -38,8 +53,14 @@ impl Scheduler {
         rules: Rules,
         num_blocks: u32,
         num_adapters: u32,
-        with_ids: bool,
+        fidelity: Fidelity,
     ) -> Self {
+        let fast = fidelity == Fidelity::Fast
+            && !config.async_scheduling
+            && !config.enable_prefix_caching
+            && config.scheduling_policy == SchedulingPolicy::Fcfs
+            && rules == Rules::of(config.engine_version);
+        let with_ids = fidelity == Fidelity::Exact;
         Self {
             config: config.clone(),
             rules,
@@ -47,6 +68,8 @@ impl Scheduler {
             running: Vec::new(),
             waiting: WaitingQueue::new(config.scheduling_policy, num_adapters),
             kv: KvCacheManager::new(config, rules, num_blocks, with_ids),
+            cohort: Cohort::new(fast, config.block_size, config.max_model_len, num_adapters),
+            admission_settled: false,
             finished_pending: false,
             adapter_stamp: vec![0; num_adapters as usize + 1],
             stamp: 0,
@@ -82,11 +105,13 @@ impl Scheduler {
         let id = self.requests.insert(Request::from(new));
         self.kv.begin(id, new.adapter, &new.prompt);
         self.enqueue(id, false);
+        self.admission_settled = false;
         id
     }
 
     /// The client gives up: the request leaves at once, wherever it is.
     pub fn abort(&mut self, id: RequestId) {
+        self.settle();
         if self.requests[id].status == Status::Running {
             self.running.retain(|&other| other != id);
         } else {
@@ -109,18 +134,55 @@ impl Scheduler {
         self.waiting.remove(id, request.adapter, request.queue_key);
     }
 
+    /// Writes the state of the requests in the cohort back, so that [`Self::requests`] can be read.
+    pub fn settle(&mut self) {
+        self.cohort.settle(&mut self.requests);
+        self.admission_settled = false;
+    }
+
     /// Decides the next step into `batch`.
     pub fn schedule(&mut self, batch: &mut Batch) {
         batch.clear();
         let mut budget = self.config.token_budget();
         let threshold = self.prefill_threshold();
-        self.schedule_running(batch, &mut budget, threshold);
+        let first = self.schedule_cohort(batch, &mut budget);
+        self.schedule_running(batch, &mut budget, threshold, first);
         self.collect_adapters(batch);
-        if batch.preempted.is_empty() || !self.rules.no_admission_after_preemption {
+        let none_preempted = batch.preempted.is_empty() || !self.rules.no_admission_after_preemption;
+        if none_preempted && !self.admission_settled {
+            let running = self.running.len();
             self.schedule_waiting(batch, &mut budget, threshold);
+            self.admission_settled = batch.items.is_empty() && batch.num_cohort > 0;
+            debug_assert!(!self.admission_settled || running == self.running.len());
         }
         self.finished_pending = false;
         self.commit(batch);
+    }
+
+    /// Schedules the cohort, where the general rules would let every member decode; else settles it. Returns the index in
+    /// `running` from which on requests must be looked at one by one.
+    ///
+    /// The members come first in `running`, at most one request (in the middle of its prefill) behind them: if that one finds
+    /// no block it is its own victim, so no member is ever touched.
+    fn schedule_cohort(&mut self, batch: &mut Batch, budget: &mut u32) -> usize {
+        let members = self.cohort.len();
+        if members == 0 {
+            return 0;
+        }
+        let others = self.running.len() - members as usize;
+        let last_is_member = self
+            .running
+            .last()
+            .is_some_and(|&id| self.requests[id].joined != NOT_MEMBER);
+        let in_front = others == 0 || (others == 1 && !last_is_member);
+        let needed = self.cohort.blocks_needed();
+        if !in_front || members > *budget || !self.kv.take_counted(needed) {
+            self.settle();
+            return 0;
+        }
+        batch.num_cohort = members;
+        *budget -= members;
+        members as usize
     }
 
     /// `long_prefill_token_threshold` for this step; 0 = no cut.
@@ -136,8 +198,8 @@ impl Scheduler {
         }
     }
 
-    fn schedule_running(&mut self, batch: &mut Batch, budget: &mut u32, threshold: u32) {
-        let mut index = 0;
+    fn schedule_running(&mut self, batch: &mut Batch, budget: &mut u32, threshold: u32, first: usize) {
+        let mut index = first;
         while index < self.running.len() && *budget > 0 {
             let id = self.running[index];
             let request = &self.requests[id];
@@ -235,6 +297,9 @@ impl Scheduler {
     /// The adapters of the running requests in the batch: they hold the `max_loras` places.
     fn collect_adapters(&mut self, batch: &mut Batch) {
         self.stamp += 1;
+        if batch.num_cohort > 0 {
+            batch.adapters.extend_from_slice(self.cohort.adapters());
+        }
         for at in 0..batch.items.len() {
             self.hold_place(batch, batch.items[at].id);
         }
@@ -248,7 +313,7 @@ impl Scheduler {
     pub(super) fn hold_place(&mut self, batch: &mut Batch, id: RequestId) {
         let adapter = self.requests[id].adapter;
         let stamp = &mut self.adapter_stamp[adapter as usize];
-        if adapter != 0 && *stamp != self.stamp {
+        if adapter != 0 && *stamp != self.stamp && !(batch.num_cohort > 0 && self.cohort.uses(adapter)) {
             *stamp = self.stamp;
             batch.adapters.push(adapter);
         }
@@ -275,6 +340,13 @@ impl Scheduler {
                 totals.prefill_seqs += 1;
                 totals.prefill_tokens += item.num_tokens;
             }
+        }
+        let members = batch.num_cohort;
+        if members > 0 {
+            totals.tokens += members;
+            totals.decode_seqs += members;
+            totals.context_tokens += self.cohort.context_tokens();
+            totals.lora_seqs += self.cohort.lora_seqs();
         }
         totals.running = self.running.len() as u32;
         totals.waiting = self.waiting.len() as u32;

@@ -77,7 +77,8 @@ impl Scheduler {
         report: &mut UpdateReport,
     ) {
         report.clear();
-        let mut left_running = false;
+        let open = self.cohort.is_open();
+        let mut left_running = self.update_cohort(batch, now, report);
         for item in &batch.items {
             let request = &mut self.requests[item.id];
             if request.serial != item.serial || request.status == Status::Gone {
@@ -122,12 +123,34 @@ impl Scheduler {
             if let Some(reason) = self.finish_reason(&self.requests[item.id]) {
                 left_running |= was_running;
                 self.finish(item.id, was_running, reason, report);
+            } else if open && was_running {
+                self.cohort.join(item.id, &mut self.requests[item.id], now);
+                self.admission_settled = false;
             }
         }
         if left_running {
             let requests = &self.requests;
             self.running.retain(|&id| requests[id].status == Status::Running);
         }
+    }
+
+    /// The members of the cohort get their tokens; true if any left.
+    fn update_cohort(&mut self, batch: &Batch, now: Picoseconds, report: &mut UpdateReport) -> bool {
+        if batch.num_cohort == 0 {
+            return false;
+        }
+        // Members never miss a step, so their gap is the regular one.
+        report.regular_gaps += batch.num_cohort;
+        report.tokens += batch.num_cohort;
+        self.cohort.advance(now);
+        let mut left = false;
+        while let Some(id) = self.cohort.pop_ended(&mut self.requests) {
+            if let Some(reason) = self.finish_reason(&self.requests[id]) {
+                self.finish(id, true, reason, report);
+                left = true;
+            }
+        }
+        left
     }
 
     fn finish_reason(&self, request: &Request) -> Option<FinishReason> {
@@ -154,5 +177,6 @@ impl Scheduler {
         });
         self.requests.remove(id);
         self.finished_pending = true;
+        self.admission_settled = false;
     }
 }

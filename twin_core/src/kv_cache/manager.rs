@@ -123,6 +123,16 @@ impl KvCacheManager {
         }
     }
 
+    /// Takes blocks for requests that keep their own count (no ids). False changes nothing.
+    pub fn take_counted(&mut self, needed: u32) -> bool {
+        debug_assert!(self.ids.is_none());
+        let fits = needed <= self.free;
+        if fits {
+            self.free -= needed;
+        }
+        fits
+    }
+
     /// Room for `num_new` more tokens of a running request. False changes nothing.
     pub fn grow(&mut self, id: RequestId, request: &mut Request, num_new: u32) -> bool {
         let tokens = (request.num_computed_tokens + num_new).min(self.max_model_len);

@@ -150,7 +150,7 @@ impl Recorder {
     /// A step of `load` + compute begins at `start` and ends at `batch.end`.
     pub fn step(&mut self, start: Picoseconds, load: Picoseconds, batch: &Batch, scheduler: &Scheduler) {
         self.preemptions += batch.preempted.len() as u64;
-        if batch.items.is_empty() {
+        if batch.is_empty() {
             return;
         }
         self.steps += 1;

@@ -1,0 +1,202 @@
+//! Requests that plainly decode, kept as one: the fast mode of the scheduler.
+//!
+//! Most of the time every running request gains one token a step. Nothing about a member then needs to be touched: its token
+//! count is a shared clock plus a constant, the step at which it ends is known when it joins (a heap), how many members need a
+//! new KV block in a step is a ring of counts by (tokens mod block_size), and the sum of contexts grows by the number of
+//! members. [`Cohort::settle`] writes everything back whenever the general rules are needed (a preemption, an abort), so both
+//! modes make the same decisions to the bit; the property tests in `tests/fidelity.rs` hold them to it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::request::{NOT_MEMBER, Request, RequestId, Requests};
+use crate::time::Picoseconds;
+
+/// Steps that the general path keeps the requests after it was needed: in a phase of preemptions joining and settling by turns
+/// would cost more than it saves.
+const REST: u32 = 12;
+
+/// Requests in the state "running, one token a step".
+#[derive(Debug)]
+pub struct Cohort {
+    enabled: bool,
+    block_size: u32,
+    max_model_len: u32,
+    /// Steps that the cohort has made.
+    clock: u64,
+    len: u32,
+    /// Members that need a block when clock % block_size is the index.
+    block_phase: Vec<u32>,
+    /// (clock at which it has all its tokens, member).
+    ends: BinaryHeap<Reverse<(u64, RequestId)>>,
+    /// Sum over the members of the positions of their next step.
+    context_tokens: u64,
+    lora_seqs: u32,
+    count_of_adapter: Vec<u32>,
+    place_of_adapter: Vec<u32>,
+    adapters: Vec<u32>,
+    /// When the members got their latest token.
+    latest_token: Picoseconds,
+    rest: u32,
+}
+
+impl Cohort {
+    /// An empty cohort for adapters `0..=num_adapters`.
+    pub fn new(enabled: bool, block_size: u32, max_model_len: u32, num_adapters: u32) -> Self {
+        Self {
+            enabled,
+            block_size,
+            max_model_len,
+            clock: 0,
+            len: 0,
+            block_phase: vec![0; if enabled { block_size as usize } else { 0 }],
+            ends: BinaryHeap::new(),
+            context_tokens: 0,
+            lora_seqs: 0,
+            count_of_adapter: vec![0; num_adapters as usize + 1],
+            place_of_adapter: vec![0; num_adapters as usize + 1],
+            adapters: Vec::new(),
+            latest_token: 0,
+            rest: 0,
+        }
+    }
+
+    /// Members.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sum of the members' positions in the coming step.
+    pub fn context_tokens(&self) -> u64 {
+        self.context_tokens
+    }
+
+    /// Members with an adapter.
+    pub fn lora_seqs(&self) -> u32 {
+        self.lora_seqs
+    }
+
+    /// Distinct adapters of the members.
+    pub fn adapters(&self) -> &[u32] {
+        &self.adapters
+    }
+
+    /// Whether a member uses the adapter.
+    pub fn uses(&self, adapter: u32) -> bool {
+        self.count_of_adapter[adapter as usize] > 0
+    }
+
+    /// KV blocks that the coming step needs.
+    pub fn blocks_needed(&self) -> u32 {
+        self.block_phase[(self.clock % u64::from(self.block_size)) as usize]
+    }
+
+    /// Whether requests that got a token in this step may join. Counts down the rest after a general step.
+    pub fn is_open(&mut self) -> bool {
+        self.rest = self.rest.saturating_sub(1);
+        self.enabled && self.rest == 0
+    }
+
+    /// A request whose prompt is computed joins; it has just got a token at `now`.
+    pub fn join(&mut self, id: RequestId, request: &mut Request, now: Picoseconds) {
+        request.joined = self.clock;
+        let outputs = request.num_output_tokens();
+        let longest = request.max_tokens.min(self.max_model_len - request.prompt_tokens);
+        // `NEVER` is the largest number; a stop token that has gone by (it was not one then) ends nothing.
+        let end = if request.stop_at > outputs {
+            longest.min(request.stop_at)
+        } else {
+            longest
+        };
+        self.ends
+            .push(Reverse((self.clock + u64::from(end - outputs), id)));
+        let phase = self.block_phase_of(request);
+        self.block_phase[phase] += 1;
+        self.context_tokens += u64::from(request.num_tokens - 1);
+        if request.adapter != 0 {
+            self.lora_seqs += 1;
+            let count = &mut self.count_of_adapter[request.adapter as usize];
+            *count += 1;
+            if *count == 1 {
+                self.place_of_adapter[request.adapter as usize] = self.adapters.len() as u32;
+                self.adapters.push(request.adapter);
+            }
+        }
+        self.len += 1;
+        self.latest_token = now;
+    }
+
+    /// Every member has got a token at `now`.
+    pub fn advance(&mut self, now: Picoseconds) {
+        self.clock += 1;
+        self.context_tokens += u64::from(self.len);
+        self.latest_token = now;
+    }
+
+    /// A member that has all its tokens leaves, its state written back; `None` when there is no other.
+    pub fn pop_ended(&mut self, requests: &mut Requests) -> Option<RequestId> {
+        let &Reverse((end, id)) = self.ends.peek()?;
+        if end > self.clock {
+            return None;
+        }
+        self.ends.pop();
+        let request = &mut requests[id];
+        let phase = self.block_phase_of(request);
+        self.block_phase[phase] -= 1;
+        self.write_back(request);
+        self.context_tokens -= u64::from(request.num_tokens - 1);
+        if request.adapter != 0 {
+            self.lora_seqs -= 1;
+            let count = &mut self.count_of_adapter[request.adapter as usize];
+            *count -= 1;
+            if *count == 0 {
+                let place = self.place_of_adapter[request.adapter as usize];
+                self.adapters.swap_remove(place as usize);
+                if let Some(&moved) = self.adapters.get(place as usize) {
+                    self.place_of_adapter[moved as usize] = place;
+                }
+            }
+        }
+        self.len -= 1;
+        Some(id)
+    }
+
+    /// Writes every member's state back and dissolves the cohort.
+    pub fn settle(&mut self, requests: &mut Requests) {
+        self.rest = REST;
+        if self.len == 0 {
+            return;
+        }
+        for Reverse((_, id)) in std::mem::take(&mut self.ends) {
+            self.write_back(&mut requests[id]);
+        }
+        self.block_phase.fill(0);
+        for adapter in self.adapters.drain(..) {
+            self.count_of_adapter[adapter as usize] = 0;
+        }
+        self.context_tokens = 0;
+        self.lora_seqs = 0;
+        self.len = 0;
+    }
+
+    fn write_back(&self, request: &mut Request) {
+        request.num_tokens += (self.clock - request.joined) as u32;
+        request.num_computed_tokens = request.num_tokens - 1;
+        request.num_blocks = request.num_computed_tokens.div_ceil(self.block_size);
+        request.last_token = self.latest_token;
+        request.joined = NOT_MEMBER;
+    }
+
+    /// The member needs a block in the steps in which its computed tokens fill its blocks: `joined + (tokens - 1)` counted
+    /// down to a multiple of the block size.
+    fn block_phase_of(&self, request: &Request) -> usize {
+        let size = u64::from(self.block_size);
+        let full = u64::from(request.num_tokens - 1) % size;
+        ((request.joined + size - full) % size) as usize
+    }
+}
