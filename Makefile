@@ -58,7 +58,7 @@ validate: setup ## long: the twin against the real runs in TRACES
 	  --rows $(OUT)/validate-rows.parquet --out $(OUT)/validate.json
 
 calibrate: dev ## refit the shipped profiles from the traces in TRACES
-	$(BIN)/python -m calibration --traces $(TRACES)
+	$(BIN)/python -m calibration.refit --traces $(TRACES)
 
 bench: dev ## long: speed, as ratios within one process
 	cargo bench --locked --workspace

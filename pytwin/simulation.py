@@ -125,12 +125,6 @@ def extrapolated(
         )
     if engine["num_gpu_blocks_override"] is not None:
         reasons.append("num_gpu_blocks_override set, KV memory not the measured one")
-    measured_tokens = profile.server.get("max_num_batched_tokens")
-    if measured_tokens is not None and engine["max_num_batched_tokens"] > measured_tokens:
-        reasons.append(
-            f"max_num_batched_tokens {engine['max_num_batched_tokens']}, "
-            f"measured up to {measured_tokens}"
-        )
     observed = _observed(server, engine, traffic, metrics)
     for feature, (low, high) in profile.ranges.items():
         reasons += [
@@ -234,12 +228,12 @@ def _observed(
     observed: dict[str, tuple[float, ...]] = {
         "served_adapters": (len(ranks),),
         "max_num_batched_tokens": (engine["max_num_batched_tokens"],),
+        "block_size": (engine["block_size"],),
     }
     if engine["max_loras"]:
         observed["max_loras"] = (engine["max_loras"],)
         observed["max_cpu_loras"] = (engine["max_cpu_loras"],)
         observed["max_lora_rank"] = (engine["max_lora_rank"],)
-        observed["adapters"] = (min(engine["max_loras"], len(ranks)),)
     if ranks:
         observed["rank"] = (min(ranks), max(ranks))
     ranges = traffic.resolve(server.loaded_profile).prompt_ranges
@@ -247,4 +241,5 @@ def _observed(
     if metrics:
         observed["seqs"] = (metrics["max_running"],)
         observed["waiting"] = (metrics["max_waiting"],)
+        observed["adapters"] = (metrics["mean_batch_adapters"],)
     return observed

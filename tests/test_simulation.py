@@ -238,7 +238,9 @@ def test_extrapolation_is_told_with_its_reason(toy):
     assert "max_num_batched_tokens 4096" in reasons(max_num_batched_tokens=4096)
     long = pt.Workload.poisson(rate_rps=1, lengths=(4000, 10))
     assert "prompt_tokens 4000" in "; ".join(extrapolated(toy(), long))
-    crowd = extrapolated(toy(), TRAFFIC, {"max_running": 1500, "max_waiting": 0})
+    crowd = extrapolated(
+        toy(), TRAFFIC, {"max_running": 1500, "max_waiting": 0, "mean_batch_adapters": 3.0}
+    )
     assert crowd == ["seqs 1500, measured 1 to 1000"]
 
 

@@ -46,9 +46,13 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+        return "\n".join(f"{key}: {_text(part)}" for key, part in value.items())
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
         between = " to " if len(value) == 2 and not isinstance(value[0], str) else ", "
-        return between.join(map(str, value))
+        return between.join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "-" if value is None else str(value)
