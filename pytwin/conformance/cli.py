@@ -240,10 +240,15 @@ def _fuzz_all(
 def _report(
     results: Sequence[PresetResult], version: EngineVersion, reference: Reference, save: Path
 ) -> int:
-    """Tells and saves the first difference of each preset, shrunk; the number of differences."""
+    """Tells and saves the first difference of each preset, shrunk; the number of differences.
+
+    Where vLLM's own code raised on every case, nothing was compared: that counts as a difference.
+    """
     from .fuzz import save_failure, shrink_failure
 
     for result in results:
+        if result.unjudged:
+            _say(f"{result.preset}: vLLM raised on {result.unjudged} cases, first {result.raised}")
         if not result.failures:
             continue
         first = result.failures[0]
@@ -253,7 +258,8 @@ def _report(
         path = save_failure(small, result.preset, version, save, reference)
         count = len(small.case["requests"])
         _say(f"shrunk to {count} requests in {path}: {small.difference}")
-    return sum(len(result.failures) for result in results)
+    judged = sum(result.runs for result in results)
+    return sum(len(result.failures) for result in results) + (judged == 0)
 
 
 def _chosen(preset: Sequence[str] | None, version: EngineVersion) -> list[str]:

@@ -42,6 +42,7 @@ class PresetResult:
         steps: engine iterations compared.
         preemptions, loads: of requests, and of adapters from disk, in vLLM's runs.
         unjudged: cases on which vLLM's own code raised; no trace exists to compare with.
+    raised: what it raised first.
         failures: cases that differ.
     """
 
@@ -51,6 +52,7 @@ class PresetResult:
     preemptions: int = 0
     loads: int = 0
     unjudged: int = 0
+    raised: str | None = None
     failures: list[Failure] = field(default_factory=list)
 
     def row(self) -> Json:
@@ -103,8 +105,9 @@ def fuzz_preset(
     for seed, case, whole, trace in _reference_traces(preset, version, seeds, reference, requests):
         try:
             lines = trace.result()
-        except ReferenceRaisedError:
+        except ReferenceRaisedError as error:
             result.unjudged += 1
+            result.raised = result.raised or str(error)
             advance()
             continue
         summary = json.loads(lines[-1])

@@ -58,11 +58,11 @@ def random_case(
 
 def _anything(rng: random.Random, version: EngineVersion) -> Settings:
     """A configuration with every setting drawn; those that `version` lacks stay as they are."""
-    block_size = rng.choice([1, 2, 4, 8, 16, 16, 32])
-    max_model_len = rng.choice([17, 33, 64, 100, 256, 512])
+    block_size = rng.choice([1, 2, 4, 8, 16, 16, 32, 128])
+    max_model_len = rng.choice([17, 33, 64, 100, 256, 512, 2000])
     # One request of max_model_len must fit, beside the null block.
     least = -(-max_model_len // block_size) + 1
-    max_loras = rng.choice([0, 1, 2, 3, 5, 8])
+    max_loras = rng.choice([0, 1, 2, 3, 5, 8, 32])
     settings: Settings = {
         "block_size": block_size,
         "max_model_len": max_model_len,
@@ -77,7 +77,7 @@ def _anything(rng: random.Random, version: EngineVersion) -> Settings:
         "long_prefill_token_threshold": rng.choice([0, 0, 0, 4, 16, 100]),
         "long_prefill_token_threshold_adaptive": rng.random() < 0.5,
         "enable_chunked_prefill": rng.random() < 0.8,
-        "watermark": rng.choice([0.0, 0.0, 0.01, 0.1, 0.4]),
+        "watermark": rng.choice([0.0, 0.0, 0.01, 0.1, 0.4, 0.9]),
         "scheduler_reserve_full_isl": rng.random() < 0.5,
     }
     if not settings["enable_chunked_prefill"]:  # vLLM asks for this: a prompt must fit in one step

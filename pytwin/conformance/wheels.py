@@ -75,15 +75,17 @@ def newest_release() -> str:
     Raises:
         WheelError: pip finds none (no network).
     """
-    report = _pip(
-        ["install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:",
-         "--report", "-", DISTRIBUTION],
-        f"newest {DISTRIBUTION}",
-    )  # fmt: skip
-    try:
-        return str(json.loads(report)["install"][0]["metadata"]["version"])
-    except (ValueError, LookupError, TypeError):
-        raise WheelError(f"pip's report on {DISTRIBUTION} is unreadable: update pip") from None
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"  # stdout also carries pip's own talk
+        _pip(
+            ["install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed",
+             "--only-binary", ":all:", "--report", str(report), DISTRIBUTION],
+            f"newest {DISTRIBUTION}",
+        )  # fmt: skip
+        try:
+            return str(json.loads(report.read_text())["install"][0]["metadata"]["version"])
+        except (OSError, ValueError, LookupError, TypeError):
+            raise WheelError(f"pip's report on {DISTRIBUTION} is unreadable: update pip") from None
 
 
 def _download(wheel: str, directory: Path) -> Path:
@@ -111,13 +113,13 @@ def _unpack(archive: Path, target: Path) -> None:
         raise WheelError(f"{archive.name} holds no vllm/v1: not a release with the V1 engine")
 
 
-def _pip(arguments: list[str], wanted: str) -> str:
+def _pip(arguments: list[str], wanted: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(  # noqa: S603 -- our own interpreter, fixed arguments
         command, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
-        return done.stdout
+        return
     if "No module named pip" in done.stderr:
         raise WheelError(f"{wanted} needs pip in {sys.executable}: python -m ensurepip")
     reason = next((x for x in reversed(done.stderr.splitlines()) if x.startswith("ERROR")), "")
