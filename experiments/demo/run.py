@@ -77,6 +77,7 @@ def report(frame: pl.DataFrame, output: Path) -> None:
     """Plot and table."""
     measured = measured_best()
     mixes = frame.select(*MIX, "rates_rps", "ranks").unique(list(MIX), maintain_order=True)
+    mixes = mixes.sort(pl.col("rates_rps").list.mean(), "profile")
     best = {(row["label"], row["profile"]): row for row in best_settings(frame, MIX).to_dicts()}
     panels, rows = [], []
     for mix in mixes.iter_rows(named=True):

@@ -14,8 +14,8 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 _LINE_EVERY_S = 10.0
@@ -30,10 +30,9 @@ class ProgressView:
         self._title = title
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),
             MofNCompleteColumn(),
             _Rates(self),
-            TimeElapsedColumn(),
             console=self._console,
             expand=True,
             disable=not self._live,
@@ -44,8 +43,6 @@ class ProgressView:
         self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._progress.start()
         return self
 
     def __exit__(
@@ -61,9 +58,11 @@ class ProgressView:
         """See `Observer`."""
         self._rows, self._kept, self._failures = rows, kept_rows, kept_failures
         self._began = self._last_line = time.monotonic()
-        self._progress.update(self._task, total=rows, completed=kept_rows)
         if kept_rows:
             self._console.print(f"{kept_rows:,} of {rows:,} configurations are there already")
+        self._progress.update(self._task, total=rows, completed=kept_rows)
+        if self._live:
+            self._progress.start()
 
     def advanced(self, rows: int, simulated_s: float) -> None:
         """See `Observer`."""
@@ -78,19 +77,20 @@ class ProgressView:
         self._failures += failures
         self._show()
 
-    def text(self) -> str:
+    def text(self, unit: str = "configurations/s") -> str:
         """`3.1 configurations/s, 3.1 simulated h/s, 0 failed, ETA 0:42`."""
         elapsed = max(time.monotonic() - self._began, 1e-9)
         done = self._base_rows + self._part_rows
         hours = (self._base_s + self._part_s) / 3600.0
         parts = [
-            f"{done / elapsed:.3g} configurations/s",
-            f"{hours / elapsed:.3g} simulated h/s",
+            f"{_short(done / elapsed)} {unit}",
+            f"{_short(hours / elapsed)} simulated h/s",
             f"{self._failures:,} failed",
         ]
         left = self._rows - self._kept - done
-        if left and done:
-            parts.append(f"ETA {_clock(left * elapsed / done)}")
+        if done:
+            clock = f"ETA {_clock(left * elapsed / done)}" if left else f"took {_clock(elapsed)}"
+            parts.append(clock)
         return ", ".join(parts)
 
     def _show(self) -> None:
@@ -112,12 +112,17 @@ class _Rates(ProgressColumn):
     """The rates, beside the bar."""
 
     def __init__(self, view: ProgressView) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._view = view
 
     def render(self, task: Task) -> Text:
         """See rich."""
-        return Text(self._view.text())
+        return Text(self._view.text("conf/s"))
+
+
+def _short(rate: float) -> str:
+    """Three figures, and no exponent: `3.14`, `829`, `3,720`."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _clock(seconds: float) -> str:
