@@ -12,7 +12,7 @@ batches cost more per slot and per adapter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ SPLIT_K_TOKENS = 121
 _LARGE: Factor = {"of": "tokens", "at_least": SPLIT_K_TOKENS}
 # A rank of 32 takes two blocks of 16 columns in the shrink kernel, 64 takes four.
 _EXTRA_RANK_BLOCKS: Factor = {"of": "max_lora_rank", "above": 16}
+# The largest captured CUDA graph: beyond it kernels are launched one by one.
+_EAGER: Factor = {"of": "tokens", "at_least": 513}
+_ABOVE_GRAPHS: Factor = {"of": "tokens", "above": 512}
 _ACTIVE: Factor = {"of": "adapters", "at_most": 1}
 
 
@@ -100,10 +103,23 @@ def candidates() -> list[Component]:
             "active adapters under split-K 64, per token",
         ),
         component("slots adapters", "slots walked for every active adapter", "max_loras", "adapters"),
+        component("eager", "launches without a CUDA graph", _EAGER),
+        component("eager lora", "LoRA launches without a CUDA graph", "lora", _EAGER),
+        component("eager adapters", "active adapters without a CUDA graph", "adapters", _EAGER),
+        component("lora tokens>512", "LoRA kernels, per token of a large batch", "lora", _ABOVE_GRAPHS),
+        component("lora seqs", "LoRA metadata and sampling, per request", "lora", "seqs"),
+        component("adapters seqs", "LoRA metadata, per request and adapter", "adapters", "seqs"),
+        component("prefill", "attention and input processing of prompts", "prefill_tokens"),
+        component(
+            "prefill>256", "attention of long prompt chunks", {"of": "prefill_tokens", "above": 256}
+        ),
+        component("adapters prefill", "an active adapter's blocks of prompt tokens", "adapters", "prefill_tokens"),
+        component("slots prefill", "idle slots, per block of prompt tokens", "max_loras", "prefill_tokens"),
+        component("waiting", "the scheduler's walk over the waiting queue", "waiting"),
     ]  # fmt: skip
 
 
-EMPHASIS = {"traffic": 2.0, "lora mixed": 0.3}
+EMPHASIS = {"traffic": 2.0, "saturated": 2.0, "lora mixed": 0.4}
 # Always kept: without them the law has no base.
 _CORE = ("base", "tokens", "context", "slots", "adapters")
 
@@ -173,14 +189,38 @@ def _score(problem: Problem) -> float:
     return float(np.sqrt((weight * held_out**2).sum() / weight.sum()))
 
 
-def fit(observations: Observations, worth: float = 0.0005) -> Law:
+def join(first: Problem, second: Problem) -> Problem:
+    """Two sets of observations of the same components as one, their families balanced anew."""
+    family = np.concatenate([first.family, second.family])
+    return Problem(
+        matrix=np.concatenate([first.matrix, second.matrix]),
+        target=np.concatenate([first.target, second.target]),
+        weight=balance(family, EMPHASIS),
+        group=np.concatenate([first.group, second.group]),
+        family=family,
+    )
+
+
+def without(problem: Problem, family: str) -> Problem:
+    """The observations that are not of this family."""
+    keep = problem.family != family
+    return Problem(
+        matrix=problem.matrix[keep],
+        target=problem.target[keep],
+        weight=balance(problem.family[keep], EMPHASIS),
+        group=problem.group[keep],
+        family=problem.family[keep],
+    )
+
+
+def fit(whole: Problem, worth: float = 0.002) -> Law:
     """Choose components by out-of-sample error, dropping one at a time while that costs nothing.
 
-    A component stays if leaving it out raises the held-out error (absolute relative error, whole
-    workloads and whole runs held out) by more than the share `worth`.
+    `whole` holds one column per entry of `candidates()`. A component stays if leaving it out raises
+    the held-out error (root mean square relative error, whole workloads and whole runs held out)
+    by more than the share `worth`.
     """
     chosen = candidates()
-    whole = problem_of(observations, chosen)
     kept = list(range(len(chosen)))
     best = _score(whole)
     while True:
@@ -207,8 +247,3 @@ def fit(observations: Observations, worth: float = 0.0005) -> Law:
         problem=problem,
         held_out=cross_validate(problem, len(set(problem.group.tolist()))),
     )
-
-
-def refit(law: Law, coefficients: FloatArray) -> Law:
-    """The same law with other coefficients (after polishing against the twin)."""
-    return replace(law, coefficients=coefficients)
