@@ -95,6 +95,9 @@ pub struct EngineConfig {
     /// Requests in flight beyond which connections are refused.
     #[serde(default)]
     pub max_connections: Option<u32>,
+    /// Seconds between a client's polls of `/metrics`: they block the API server for as long as the profile says.
+    #[serde(default)]
+    pub metrics_poll_s: Option<f64>,
     /// Load every adapter once before the traffic (`vllm serve --lora-modules`).
     #[serde(default = "yes")]
     pub lora_preload: bool,
@@ -113,6 +116,11 @@ impl EngineConfig {
                 "gpu_memory_utilization ({}) must be in (0, 1]",
                 self.gpu_memory_utilization
             ));
+        }
+        if let Some(period) = self.metrics_poll_s
+            && !(period >= 0.01 && period.is_finite())
+        {
+            return invalid(format!("metrics_poll_s ({period}) must be >= 0.01"));
         }
         if !self.enable_chunked_prefill && self.max_num_batched_tokens < self.max_model_len {
             return invalid(format!(

@@ -14,6 +14,7 @@
 //!
 //! The crate knows no Python, no clock, no files and no global state: the same document gives the same bits.
 
+pub mod api_server;
 pub mod config;
 pub mod cost;
 pub mod engine;

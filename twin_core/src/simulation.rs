@@ -217,6 +217,7 @@ impl Run<'_> {
             Conditions {
                 num_adapters,
                 max_connections: config.max_connections,
+                metrics_poll: config.metrics_poll_s.map(from_seconds),
                 max_model_len: config.max_model_len,
                 asynchronous: config.async_scheduling,
                 end,

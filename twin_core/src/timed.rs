@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::api_server::ApiServer;
 use crate::cost::CostModel;
 use crate::engine::{Batch, NewRequest, Scheduler, UpdateReport};
 use crate::error::{Result, TwinError};
@@ -22,6 +23,8 @@ pub struct Conditions {
     pub num_adapters: u32,
     /// Requests in flight beyond which connections are refused.
     pub max_connections: Option<u32>,
+    /// Pause between two polls of `/metrics`, if anybody polls.
+    pub metrics_poll: Option<Picoseconds>,
     /// Prompts of this length and more are refused by the API server.
     pub max_model_len: u32,
     /// The next step is scheduled while one is in flight.
@@ -37,12 +40,9 @@ pub struct TimedDriver<'a, T: Traffic> {
     cancel: &'a AtomicBool,
     /// Measures so far.
     pub recorder: Recorder,
-    /// Requests on their way from the client to the scheduler, with the instant at which the API server turns to them.
+    api_server: ApiServer<'a>,
+    /// Requests on their way from the client to the scheduler, with the instant at which the API server has dealt with them.
     ingress: VecDeque<(Picoseconds, NewRequest)>,
-    /// When the API server is free of first requests.
-    api_server_free: Picoseconds,
-    /// Adapters that have had a request.
-    seen: Vec<bool>,
     in_flight: u32,
     max_connections: u32,
     max_model_len: u32,
@@ -74,9 +74,8 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             cost,
             cancel,
             recorder,
+            api_server: ApiServer::new(cost, conditions.num_adapters, conditions.metrics_poll),
             ingress: VecDeque::new(),
-            api_server_free: 0,
-            seen: vec![false; conditions.num_adapters as usize + 1],
             in_flight: 0,
             max_connections: conditions.max_connections.unwrap_or(u32::MAX),
             max_model_len: conditions.max_model_len,
@@ -106,11 +105,8 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             self.recorder.arrive(&new, refused);
             if !refused {
                 self.in_flight += 1;
-                let turn = new.arrival.max(self.api_server_free);
-                if new.adapter != 0 && !std::mem::replace(&mut self.seen[new.adapter as usize], true) {
-                    self.api_server_free = turn + self.cost.first_request(self.running, self.waiting);
-                }
-                self.ingress.push_back((turn.max(self.api_server_free), new));
+                self.ingress
+                    .push_back((self.api_server.turn(new.arrival, new.adapter), new));
             }
         }
     }
@@ -180,6 +176,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
             return;
         }
         self.recorder.lora(events);
+        self.api_server.ran(&batch.adapters);
         let load: Picoseconds = events.iter().map(|&event| self.cost.loads.of(event)).sum();
         let launch = if self.asynchronous {
             self.now + self.cost.host(batch)
@@ -199,22 +196,17 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
 
     fn completed(&mut self, _engine: &Engine, batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
         let returned = self.now.max(batch.end);
-        let egress = if batch.is_empty() {
-            0
-        } else {
-            self.cost.egress(&batch.totals, batch.adapters.len())
-        };
-        // Tokens cannot overtake those of the step before.
-        let at_client = (returned + egress).max(self.delivered);
-        if self.end.is_some_and(|end| at_client > end) {
+        self.accept(returned);
+        if !batch.is_empty() {
+            let ready = returned + self.cost.egress(&batch.totals, batch.adapters.len());
+            self.previous_delivered = self.delivered;
+            // Tokens cannot overtake those of the step before.
+            self.delivered = self.api_server.deliver(ready).max(self.delivered);
+        }
+        if self.end.is_some_and(|end| self.delivered.max(returned) > end) {
             return None;
         }
-        self.accept(returned);
         self.now = returned;
-        if !batch.is_empty() {
-            self.previous_delivered = self.delivered;
-            self.delivered = at_client;
-        }
         Some((self.delivered, self.previous_delivered))
     }
 

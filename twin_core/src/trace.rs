@@ -117,6 +117,7 @@ impl CaseConfig {
             max_model_len: self.max_model_len,
             num_gpu_blocks_override: Some(self.num_blocks),
             max_connections: None,
+            metrics_poll_s: None,
             lora_preload: false,
         };
         config.validate_scheduling()?;

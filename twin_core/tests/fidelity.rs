@@ -22,7 +22,8 @@ fn library(step_ms: f64) -> Library {
                       "memory": [{"coefficient": 100.0, "factors": ["rank"]}]},
         "frontend": {"unit": "us", "ingress": [{"coefficient": 900.0, "factors": []}, {"coefficient": 3.0, "factors": ["running"]}],
                      "egress": [{"coefficient": 500.0, "factors": []}, {"coefficient": 2.0, "factors": ["seqs"]}],
-                     "first_request": [{"coefficient": 20_000.0, "factors": []}]},
+                     "first_request": [{"coefficient": 20_000.0, "factors": []}],
+                     "poll": [{"coefficient": 1_000.0, "factors": ["label_sets"]}]},
         "memory": {"gpu_bytes": 64e9, "weights_bytes": 16e9, "kv_bytes_per_token": 131_072.0,
                    "lora_slot_bytes": 6e6, "lora_slot_bytes_per_rank": 6e6, "overhead_bytes": 3e9},
     });
@@ -66,6 +67,7 @@ proptest! {
         step_ms in 2.0f64..30.0,
         early_eos in prop::sample::select(vec![0.0, 0.3]),
         drain in any::<bool>(),
+        poll in prop::option::of(0.3f64..2.0),
     ) {
         let document = json!({
             "profile": "test", "seed": seed,
@@ -74,7 +76,8 @@ proptest! {
                        "max_num_seqs": max_num_seqs, "max_num_batched_tokens": budget, "block_size": block_size,
                        "gpu_memory_utilization": 0.9, "max_model_len": max_model_len,
                        "long_prefill_token_threshold": threshold,
-                       "num_gpu_blocks_override": tokens_of_kv.div_ceil(block_size) + 1, "max_connections": cap},
+                       "num_gpu_blocks_override": tokens_of_kv.div_ceil(block_size) + 1, "max_connections": cap,
+                       "metrics_poll_s": poll},
             "workload": {"kind": "generated", "duration_s": 20.0, "drain": drain,
                          "adapters": [{"count": adapters, "rates_rps": [rate, rate / 3.0], "ranks": [8, 16]}],
                          "base_rate_rps": base_rate,

@@ -30,10 +30,12 @@ pub enum Feature {
     Rank,
     /// `max_lora_rank` minus that rank: a slot wider than the adapter is padded.
     RankPadding,
+    /// Distinct sets of adapters that have run in one step, at a poll of `/metrics`.
+    LabelSets,
 }
 
 /// How many step features there are.
-pub const NUM_FEATURES: usize = 12;
+pub const NUM_FEATURES: usize = 13;
 
 /// One value per [`Feature`].
 pub type Values = [i64; NUM_FEATURES];
@@ -52,6 +54,7 @@ impl Feature {
         ("waiting", Self::Waiting),
         ("rank", Self::Rank),
         ("rank_padding", Self::RankPadding),
+        ("label_sets", Self::LabelSets),
     ];
 
     /// The feature of that name.

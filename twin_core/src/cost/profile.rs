@@ -36,6 +36,9 @@ pub struct Frontend {
     /// Serial work of the API server at an adapter's first request; whoever comes behind waits.
     #[serde(default)]
     pub first_request: Vec<Term>,
+    /// Serial work of the API server at a poll of `/metrics`.
+    #[serde(default)]
+    pub poll: Vec<Term>,
 }
 
 /// Host work under async scheduling.
@@ -120,6 +123,7 @@ impl Profile {
             ("frontend.ingress", &profile.frontend.ingress),
             ("frontend.egress", &profile.frontend.egress),
             ("frontend.first_request", &profile.frontend.first_request),
+            ("frontend.poll", &profile.frontend.poll),
             ("host.async_schedule", &profile.host.async_schedule),
         ];
         for (which, terms) in groups {

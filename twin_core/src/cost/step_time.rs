@@ -15,7 +15,8 @@ pub struct CostModel {
     ingress: Polynomial,
     egress: Polynomial,
     host: Polynomial,
-    first_request: Polynomial,
+    first_request: Picoseconds,
+    poll: Polynomial,
     /// Adapter loads.
     pub loads: LoadTimes,
 }
@@ -29,7 +30,9 @@ impl CostModel {
             ingress: Polynomial::compile(&profile.frontend.ingress, &features),
             egress: Polynomial::compile(&profile.frontend.egress, &features),
             host: Polynomial::compile(&profile.host.async_schedule, &features),
-            first_request: Polynomial::compile(&profile.frontend.first_request, &features),
+            first_request: Polynomial::compile(&profile.frontend.first_request, &features)
+                .eval(&[0; NUM_FEATURES]),
+            poll: Polynomial::compile(&profile.frontend.poll, &features),
             loads: LoadTimes::new(&profile.load_time, &features, ranks),
         }
     }
@@ -47,8 +50,15 @@ impl CostModel {
     }
 
     /// Serial work of the API server at an adapter's first request.
-    pub fn first_request(&self, running: usize, waiting: usize) -> Picoseconds {
-        self.first_request.eval(&queue_values(running, waiting))
+    pub fn first_request(&self) -> Picoseconds {
+        self.first_request
+    }
+
+    /// Serial work of the API server at a poll of `/metrics` that shows so many sets of adapters.
+    pub fn poll(&self, label_sets: usize) -> Picoseconds {
+        let mut values = [0; NUM_FEATURES];
+        values[Feature::LabelSets as usize] = label_sets as i64;
+        self.poll.eval(&values)
     }
 
     /// From the end of a step until its tokens reach the client.

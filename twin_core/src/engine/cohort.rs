@@ -35,6 +35,8 @@ pub struct Cohort {
     count_of_adapter: Vec<u32>,
     place_of_adapter: Vec<u32>,
     adapters: Vec<u32>,
+    /// Instants at which the members got tokens.
+    deliveries: u64,
     /// When the members got their latest token.
     latest_token: Picoseconds,
     rest: u32,
@@ -56,6 +58,7 @@ impl Cohort {
             count_of_adapter: vec![0; num_adapters as usize + 1],
             place_of_adapter: vec![0; num_adapters as usize + 1],
             adapters: Vec::new(),
+            deliveries: 0,
             latest_token: 0,
             rest: 0,
         }
@@ -105,6 +108,7 @@ impl Cohort {
     /// A request whose prompt is computed joins; it has just got a token at `now`.
     pub fn join(&mut self, id: RequestId, request: &mut Request, now: Picoseconds) {
         request.joined = self.clock;
+        request.joined_deliveries = self.deliveries;
         let outputs = request.num_output_tokens();
         let longest = request.max_tokens.min(self.max_model_len - request.prompt_tokens);
         // `NEVER` is the largest number; a stop token that has gone by (it was not one then) ends nothing.
@@ -134,6 +138,7 @@ impl Cohort {
     /// Every member has got a token at `now`.
     pub fn advance(&mut self, now: Picoseconds) {
         self.clock += 1;
+        self.deliveries += u64::from(now != self.latest_token);
         self.context_tokens += u64::from(self.len);
         self.latest_token = now;
     }
@@ -188,6 +193,7 @@ impl Cohort {
         request.num_tokens += (self.clock - request.joined) as u32;
         request.num_computed_tokens = request.num_tokens - 1;
         request.num_blocks = request.num_computed_tokens.div_ceil(self.block_size);
+        request.chunks += (self.deliveries - request.joined_deliveries) as u32;
         request.last_token = self.latest_token;
         request.joined = NOT_MEMBER;
     }

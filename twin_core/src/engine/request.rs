@@ -88,6 +88,10 @@ pub struct Request {
     pub first_token: Picoseconds,
     /// When its latest token reached the client.
     pub last_token: Picoseconds,
+    /// Deliveries to the client: tokens that leave at one instant are one chunk.
+    pub chunks: u32,
+    /// The cohort's count of deliveries when it joined.
+    pub joined_deliveries: u64,
     /// The cohort's clock when it joined (see [`super::cohort`]); the token counts above are of that moment. [`NOT_MEMBER`] outside.
     pub joined: u64,
 }
@@ -126,6 +130,8 @@ impl From<&NewRequest> for Request {
             arrival: new.arrival,
             first_token: Picoseconds::MAX,
             last_token: 0,
+            chunks: 0,
+            joined_deliveries: 0,
             joined: NOT_MEMBER,
         }
     }

@@ -102,6 +102,9 @@ impl Scheduler {
             } else {
                 report.other_gaps.push(now - request.last_token);
             }
+            if first || request.last_token != now {
+                request.chunks += 1;
+            }
             request.last_token = now;
             report.tokens += 1;
             if report.keep_outputs {

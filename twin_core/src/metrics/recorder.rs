@@ -177,7 +177,8 @@ impl Recorder {
     pub fn update(&mut self, report: &UpdateReport, regular_gap: Picoseconds) {
         self.generation_tokens += u64::from(report.tokens);
         self.prompt_tokens += u64::from(report.prompt_tokens);
-        if report.regular_gaps > 0 {
+        // Tokens that leave together are one chunk: no gap between them.
+        if report.regular_gaps > 0 && regular_gap > 0 {
             self.gaps.add(regular_gap, u64::from(report.regular_gaps));
         }
         for &gap in &report.other_gaps {
@@ -201,7 +202,7 @@ impl Recorder {
             counter.tpot.1 += 1;
             self.tpot.push(tpot);
             self.gap_sum += u128::from(request.last_token - request.first_token);
-            self.gap_count += u64::from(request.num_output_tokens() - 1);
+            self.gap_count += u64::from(request.chunks - 1);
         }
         if let Some(rows) = &mut self.request_rows {
             rows.leave(request, RequestStatus::Finished);
