@@ -22,7 +22,7 @@ from pytwin.conformance.wheels import vllm_sources
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
-CASES = 3
+CASES = 2
 PRESETS = {
     "0.8.5": "easy,pressure,lora,lora_pressure,prefix,nofull,longprefill,big",
     "0.32": "easy,pressure,lora,lora_pressure,async_pressure,async_lora,prefix,prefix_async,"
