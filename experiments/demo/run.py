@@ -75,30 +75,34 @@ def run_sweep(spec_path: Path, directory: Path, workers: int | None) -> None:
 
 def report(frame: pl.DataFrame, output: Path) -> None:
     """Plot and table."""
-    measured = measured_best()
+    source, measured = measured_best()
     mixes = frame.select(*MIX, "rates_rps", "ranks").unique(list(MIX), maintain_order=True)
     mixes = mixes.sort(pl.col("rates_rps").list.mean(), "profile")
     best = {(row["label"], row["profile"]): row for row in best_settings(frame, MIX).to_dicts()}
     panels, rows = [], []
     for mix in mixes.iter_rows(named=True):
         model = load_profile(mix["profile"]).model
-        real = measured.get(_key(model, mix["rates_rps"], mix["ranks"]))
+        real = measured.get(_key(mix["profile"], mix["rates_rps"], mix["ranks"]))
         of_mix = frame.filter(
             (pl.col("label") == mix["label"]) & (pl.col("profile") == mix["profile"])
         )
         panels.append((f"{mix['label']} · {model}", of_mix, real))
         rows.append(table_row(mix, model, best.get((mix["label"], mix["profile"])), of_mix, real))
-    print_table(
-        rows,
-        title="Best setting per mix: highest throughput that does not starve (1 % ties: cheapest)",
-    )
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    table.write_csv(output / "best.csv")
     figure = throughput_overview(
         panels, title="One hour of each mix: throughput by slots and served adapters"
     )
-    plot = output / "throughput.png"
-    figure.savefig(plot, dpi=150)
-    pl.DataFrame(rows).write_csv(output / "best.csv")
-    print(f"plot: {plot}\ntable: {output / 'best.csv'}")
+    figure.savefig(output / "throughput.png", dpi=150)
+    print_table(
+        [shown(row) for row in rows],
+        title="Best setting per mix, as served adapters / slots, and its throughput in tokens/s",
+    )
+    print(
+        "twin: highest throughput that does not starve; of settings within 1 % the fewest slots, "
+        f"then the fewest adapters\n{source}\n"
+        f"plot: {output / 'throughput.png'}\ntable: {output / 'best.csv'}"
+    )
 
 
 def table_row(
@@ -108,43 +112,63 @@ def table_row(
     frame: pl.DataFrame,
     real: Measured | None,
 ) -> dict[str, Any]:
-    """One line of the table; the twin's figure at the measured setting shows how well it fits."""
-    at_real = frame.filter(
+    """One mix: the twin's best, the measured best, and the twin at the measured best."""
+    there = frame.filter(
         (pl.col("served_adapters") == (real.served_adapters if real else -1))
         & (pl.col("max_loras") == (real.max_loras if real else -1))
-    )["total_throughput"]
+    )["total_throughput"].mean()
     return {
         "mix": mix["label"],
+        "model": model,
         "rates_rps": " ".join(f"{rate:g}" for rate in mix["rates_rps"]),
         "ranks": " ".join(map(str, mix["ranks"])),
-        "model": model,
-        "best served": best["served_adapters"] if best else None,
-        "slots": best["max_loras"] if best else None,
-        "tokens/s": round(best["total_throughput"]) if best else None,
-        "measured served": real.served_adapters if real else None,
-        "measured slots": real.max_loras if real else None,
-        "measured tokens/s": round(real.total_throughput) if real else None,
-        "twin there": round(at_real.mean()) if at_real.drop_nulls().len() else None,  # type: ignore[arg-type]
+        "served_adapters": best["served_adapters"] if best else None,
+        "max_loras": best["max_loras"] if best else None,
+        "total_throughput": best["total_throughput"] if best else None,
+        "measured_served_adapters": real.served_adapters if real else None,
+        "measured_max_loras": real.max_loras if real else None,
+        "measured_total_throughput": real.total_throughput if real else None,
+        "twin_at_measured": there,
     }
 
 
-def measured_best() -> dict[tuple[Any, ...], Measured]:
-    """Best measured setting per mix, from the package's dated data file."""
-    source = files("pytwin.data") / "measured_best.json"
-    if not source.is_file():
-        return {}
-    data = json.loads(source.read_text(encoding="utf-8"))
-    print(f"measured: {data['source']} ({data['date']})")
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """The same for a person: fewer columns, whole tokens."""
+
+    def setting(prefix: str) -> str:
+        served, slots = row[f"{prefix}served_adapters"], row[f"{prefix}max_loras"]
+        return "-" if served is None else f"{served} / {slots}"
+
+    def tokens(name: str) -> str:
+        return "-" if row[name] is None else f"{row[name]:,.0f}"
+
     return {
-        _key(mix["model"], mix["rates_rps"], mix["ranks"]): Measured(
+        "mix": row["mix"],
+        "model": row["model"],
+        "rates (req/s)": row["rates_rps"],
+        "ranks": row["ranks"],
+        "twin's best": setting(""),
+        "tokens/s": tokens("total_throughput"),
+        "measured best": setting("measured_"),
+        "measured": tokens("measured_total_throughput"),
+        "twin there": tokens("twin_at_measured"),
+    }
+
+
+def measured_best() -> tuple[str, dict[tuple[Any, ...], Measured]]:
+    """Where they come from, and the best measured setting per mix: the package's data file."""
+    data = json.loads((files("pytwin.data") / "measured_best.json").read_text(encoding="utf-8"))
+    best = {
+        _key(mix["profile"], mix["rates_rps"], mix["ranks"]): Measured(
             mix["served_adapters"], mix["max_loras"], mix["total_throughput"]
         )
         for mix in data["mixes"]
     }
+    return f"measured: {data['rule']}; {data['source']} ({data['date']})", best
 
 
-def _key(model: str, rates_rps: list[float], ranks: list[int]) -> tuple[Any, ...]:
-    return model, tuple(rates_rps), tuple(ranks)
+def _key(profile: str, rates_rps: list[float], ranks: list[int]) -> tuple[Any, ...]:
+    return profile, tuple(rates_rps), tuple(ranks)
 
 
 if __name__ == "__main__":

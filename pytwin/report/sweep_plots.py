@@ -88,7 +88,7 @@ def throughput_panel(
             measured.served_adapters,
             measured.total_throughput / 1e3,
             marker="D",
-            s=34,
+            s=64,
             facecolors="none",
             edgecolors=_INK,
             linewidths=1.3,
