@@ -26,13 +26,16 @@ def shared() -> Path:
 def reference_of() -> Iterator[Callable[[str], Reference]]:
     """vLLM's own code, one process per version and test worker."""
     running: dict[str, Reference] = {}
+    missing: dict[str, str] = {}
 
     def get(version: str) -> Reference:
-        if version not in running:
+        if version not in running and version not in missing:
             try:
                 running[version] = Reference.of(engine_version(version))
             except (WheelError, ReferenceUnavailableError) as error:
-                pytest.skip(f"vLLM's own code is not to be had: {error}")
+                missing[version] = str(error)
+        if version in missing:
+            pytest.skip(f"vLLM's own code is not to be had: {missing[version]}")
         return running[version]
 
     yield get

@@ -97,13 +97,13 @@ def test_a_tampered_twin_is_found_shrunk_and_saved(
 
 
 def test_the_same_code_as_twin_shows_no_difference(reference_of: ReferenceOf) -> None:
-    version = engine_version("0.32")
+    version, reference = engine_version("0.32"), reference_of("0.32")
     with Reference.of(version) as other:
         result = fuzz_preset(
             "lora_thrash",
             version,
             range(2),
-            reference_of("0.32"),
+            reference,
             twin=lambda case, name: other.trace(case),
         )
     assert result.runs == 2
