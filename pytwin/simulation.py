@@ -239,7 +239,8 @@ def _observed(
     ranges = traffic.resolve(server.loaded_profile).prompt_ranges
     observed["prompt_tokens"] = (min(low for low, _ in ranges), max(high for _, high in ranges))
     if metrics:
-        observed["seqs"] = (metrics["max_running"],)
+        if metrics["max_running"]:  # nothing ran: nothing was beyond what was measured
+            observed["seqs"] = (metrics["max_running"],)
         observed["waiting"] = (metrics["max_waiting"],)
         observed["adapters"] = (metrics["mean_batch_adapters"],)
     return observed

@@ -20,8 +20,9 @@ def _numbers(number: type[int | float], tokens: Sequence[Token]) -> tuple[Any, .
     parts = [part for token in tokens for part in token.value.split(",")]
     try:
         return tuple(number(part) for part in parts)
-    except ValueError as error:
-        raise ValueError(f"{error}; write numbers with commas, as in 8,16") from None
+    except ValueError:
+        kind = "whole numbers" if number is int else "numbers"
+        raise ValueError(f"{','.join(parts)!r} must be {kind} with commas, as in 8,16") from None
 
 
 def _floats(_type: Any, tokens: Sequence[Token]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,13 @@ def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_table(
-    rows: Sequence[Mapping[str, Any]], *, title: str | None = None, wide: bool = True
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    title: str | None = None,
+    wide: bool = True,
+    show: Callable[[Any], str] | None = None,
 ) -> None:
-    """Rows as a table on stdout; numbers to the right."""
+    """Rows as a table on stdout; numbers to the right, as `show` writes them."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +59,7 @@ def print_table(
         numeric = all(isinstance(row[name], (int, float, type(None))) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(shown(value) for value in row.values()))
+        table.add_row(*((show or shown)(value) for value in row.values()))
     # Not on a terminal, lines are as long as they need to be: a reader may cut them.
     width = None if sys.stdout.isatty() or not wide else 240
     console = Console(file=sys.stdout, width=width, highlight=False)
@@ -75,6 +79,13 @@ def shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 1e5 else str(value)
     return str(value)
+
+
+def shown_percent(value: Any) -> str:
+    """As `shown`, but two decimals: enough for an error in percent."""
+    if isinstance(value, float) and abs(value) < 1e3:
+        return f"{value:.2f}"
+    return shown(value)
 
 
 def check_writable(path: str | None, suffixes: Sequence[str] = _SUFFIXES) -> None:

@@ -18,6 +18,7 @@ from pytwin.cli.output import (
     print_csv,
     print_json,
     print_table,
+    shown_percent,
     write_frame,
     write_text,
 )
@@ -176,4 +177,4 @@ def _print_report(report: Report) -> None:
         "left_out": "Runs in no error figure",
     }
     for part, rows in asdict(report).items():
-        print_table(rows, title=titles[part])
+        print_table(rows, title=titles[part], show=shown_percent)
