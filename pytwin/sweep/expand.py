@@ -54,6 +54,22 @@ class _Points(Axis):
         return {point[name] for point in self._points if point.get(name) is not None}
 
 
+class _Values(Axis):
+    """Values of one key; a range is not written out."""
+
+    def __init__(self, name: str, values: Sequence[Any]) -> None:
+        self._name = name
+        self._values = values
+        self.size = len(values)
+        self.names = (name,)
+
+    def put(self, index: int, row: Row) -> None:
+        row[self._name] = self._values[index]
+
+    def values_of(self, name: str) -> set[Any]:
+        return {value for value in self._values if value is not None}
+
+
 class _RandomPoints(Axis):
     """A random design, held as one array per key."""
 
@@ -140,12 +156,10 @@ class Design:
             self._axes.append(_RandomPoints(spec.random))
         for name, values in spec.range.items():
             key = KEYS[name]
-            self._axes.append(
-                _Points([{name: _range_point(key, value)} for value in values.values()])
-            )
-        for name, listed in spec.grid.items():
-            self._axes.append(_Points([{name: value} for value in listed]))
-        self._axes.append(_Points([{"seed": seed} for seed in seed_values(spec)]))
+            points = [_range_point(key, value) for value in values.values()]
+            self._axes.append(_Values(name, points))
+        self._axes.extend(_Values(name, listed) for name, listed in spec.grid.items())
+        self._axes.append(_Values("seed", seed_values(spec)))
         self._links = _in_order(spec.link)
         varied = {name for axis in self._axes for name in axis.names}
         held = varied | set(spec.base) | set(spec.link) | {"max_lora_rank"}

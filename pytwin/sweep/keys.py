@@ -36,7 +36,7 @@ class Key:
             return None
         try:
             return _COERCE[self.kind](value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(
                 f"{where}: {self.name} ({_shown(value)}) must be {_WANTED[self.kind]}"
             ) from None
@@ -50,9 +50,14 @@ class Key:
         return ",".join(str(item) for item in value)
 
 
+_MOST_INT = 2**63 - 1  # what a column of whole numbers holds
+
+
 def _int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
         raise TypeError
+    if abs(value) > _MOST_INT:
+        raise OverflowError
     return int(value)
 
 

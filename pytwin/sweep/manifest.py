@@ -42,7 +42,7 @@ def new_manifest(design: Design, columns: Mapping[str, Any], workers: int) -> di
         "core_version": _core.__version__,
         "spec_sha256": spec.sha256(),
         "spec": spec.canonical(),
-        "seeds": seed_values(spec),
+        "seeds": list(seed_values(spec)),
         "profiles": profiles,
         "lengths": lengths,
         "rows": design.n_rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ from pytwin.sweep.where import Where
 # some seconds, and a sweep of one-minute rows does not end in a hundred thousand small files.
 _SIMULATED_S_PER_PART = 2 * 86_400.0
 _PART_ROWS_LEAST, _PART_ROWS_MOST = 16, 4096
+_MOST_SEED, _MOST_SEEDS = 2**64 - 1, 1_000_000
 
 
 class _Strict(BaseModel):
@@ -102,7 +104,7 @@ class Law(_Strict):
 class Random(_Strict):
     """`n` points; each key has a random stream of its own, made from `seed` and its name."""
 
-    n: int = Field(ge=1, le=100_000_000)
+    n: int = Field(ge=1, le=10_000_000)
     seed: int = Field(default=0, ge=0)
     ranges: dict[str, Law] = Field(min_length=1)
 
@@ -150,9 +152,9 @@ class SweepSpec(_Strict):
         return hashlib.sha256(json.dumps(self.canonical()).encode()).hexdigest()
 
 
-def seed_values(spec: SweepSpec) -> list[int]:
+def seed_values(spec: SweepSpec) -> Sequence[int]:
     """The seeds, in order."""
-    return list(range(spec.seeds)) if isinstance(spec.seeds, int) else spec.seeds
+    return range(spec.seeds) if isinstance(spec.seeds, int) else spec.seeds
 
 
 def part_rows(spec: SweepSpec, duration_s: float) -> int:
@@ -248,11 +250,16 @@ def _checked(spec: SweepSpec) -> SweepSpec:
     _refuse_clashes(spec)
     if spec.where is not None:
         Where(spec.where)
+    if isinstance(spec.seeds, int) and not 1 <= spec.seeds <= _MOST_SEEDS:
+        raise ConfigError(f"seeds ({spec.seeds}) must be >= 1 and <= {_MOST_SEEDS}, or a list")
     seeds = seed_values(spec)
     if not seeds:
-        raise ConfigError(f"seeds ({spec.seeds}) must be >= 1, or a list of seeds")
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"seeds ({seeds}) must differ from each other")
+        raise ConfigError("seeds ([]) must hold at least one seed")
+    if isinstance(spec.seeds, list):
+        if len(set(seeds)) != len(seeds):
+            raise ConfigError(f"seeds ({spec.seeds}) must differ from each other")
+        if not 0 <= min(seeds) <= max(seeds) <= _MOST_SEED:
+            raise ConfigError(f"seeds ({spec.seeds}) must be from 0 to 2**64 - 1")
     return spec.model_copy(update={"base": base, "list": rows, "grid": grid, "random": random})
 
 
