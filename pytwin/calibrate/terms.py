@@ -2,8 +2,8 @@
 
 A factor is a feature's name, or that feature bent: `{"of": name, "above": x}` is max(0, v - x),
 `{"of": name, "at_most": x}` is min(v, x), `{"of": name, "at_least": x}` is 1 if v >= x else 0,
-`{"of": name, "positive": true}` is 1 if v > 0 else 0. The core evaluates the same terms in integers;
-this is their meaning in NumPy, for fitting.
+`{"of": name, "positive": true}` is 1 if v > 0 else 0. The core evaluates the same terms in
+integers; this is their meaning in NumPy, for fitting.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ def factor_values(factor: Factor, features: Features) -> FloatArray:
         return features[factor]
     values = features[factor["of"]]
     if "above" in factor:
-        return np.maximum(0.0, values - factor["above"])
+        return np.asarray(np.maximum(0.0, values - factor["above"]), dtype=np.float64)
     if "at_most" in factor:
-        return np.minimum(values, float(factor["at_most"]))
+        return np.asarray(np.minimum(values, float(factor["at_most"])), dtype=np.float64)
     if "at_least" in factor:
-        return (values >= factor["at_least"]).astype(np.float64)
+        return np.asarray(values >= factor["at_least"], dtype=np.float64)
     if factor.get("positive"):
         return (values > 0).astype(np.float64)
     raise ValueError(f"factor {factor} must hold one of above, at_most, at_least, positive")
