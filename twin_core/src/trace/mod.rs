@@ -3,12 +3,15 @@
 //! A *case* is a server configuration and a list of requests with the iteration at which each arrives; a *trace* is one JSON
 //! object per engine iteration, in the format of the reference that drives vLLM's own scheduler (docs/conformance.md).
 
+pub mod case;
+mod lines;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+pub use case::{Case, CaseAbort, CaseConfig, CaseRequest};
+use lines::{Object, Scheduled, Step, Updated, Worker, event_json, to_json};
 
-use crate::config::{EngineConfig, EngineVersion, SchedulingPolicy};
+use crate::config::EngineVersion;
 use crate::engine::scheduler::Fidelity;
 use crate::engine::{Batch, Kind, NEVER, NewRequest, RequestId, Scheduler, Status, UpdateReport};
 use crate::error::{Result, TwinError, invalid};
@@ -20,168 +23,6 @@ use crate::time::Picoseconds;
 /// Iterations without progress after which a case with nothing left to arrive is given up (vLLM would spin for ever).
 const STALLED_AFTER: u32 = 8;
 const STOP_TOKEN: u32 = 7;
-
-/// Scheduler settings of a case; a case gives all of them.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[allow(missing_docs)]
-pub struct CaseConfig {
-    pub num_blocks: u32,
-    pub block_size: u32,
-    pub max_num_seqs: u32,
-    pub max_num_batched_tokens: u32,
-    pub max_model_len: u32,
-    pub max_loras: Option<u32>,
-    pub max_cpu_loras: Option<u32>,
-    pub enable_prefix_caching: bool,
-    pub policy: String,
-    pub async_scheduling: bool,
-    pub long_prefill_token_threshold: u32,
-    pub long_prefill_token_threshold_adaptive: bool,
-    pub enable_chunked_prefill: bool,
-    pub max_num_scheduled_tokens: Option<u32>,
-    pub max_num_active_seqs: Option<u32>,
-    pub watermark: f64,
-    pub scheduler_reserve_full_isl: bool,
-}
-
-/// One request of a case.
-#[derive(Clone, Debug, Deserialize)]
-#[allow(missing_docs)]
-pub struct CaseRequest {
-    pub id: String,
-    pub arrival_step: u64,
-    #[serde(default)]
-    pub prompt_len: Option<u32>,
-    #[serde(default)]
-    pub prompt_token_ids: Option<Vec<u32>>,
-    pub max_tokens: u32,
-    #[serde(default)]
-    pub stop_at: Option<u32>,
-    #[serde(default)]
-    pub lora_id: Option<u32>,
-    #[serde(default)]
-    pub priority: i64,
-    pub arrival_time: f64,
-}
-
-/// The client gives a request up.
-#[derive(Clone, Debug, Deserialize)]
-#[allow(missing_docs)]
-pub struct CaseAbort {
-    pub step: u64,
-    pub id: String,
-}
-
-/// A case.
-#[derive(Clone, Debug, Deserialize)]
-#[allow(missing_docs)]
-pub struct Case {
-    pub config: CaseConfig,
-    pub requests: Vec<CaseRequest>,
-    #[serde(default)]
-    pub aborts: Vec<CaseAbort>,
-    #[serde(default)]
-    pub lora_preload: Vec<u32>,
-    #[serde(default)]
-    pub lora_order: BTreeMap<String, Vec<u32>>,
-    #[serde(default)]
-    pub mutation: Option<String>,
-}
-
-impl CaseConfig {
-    fn engine(&self, version: EngineVersion) -> Result<EngineConfig> {
-        let max_loras = self.max_loras.unwrap_or(0);
-        let config = EngineConfig {
-            engine_version: version,
-            max_loras,
-            max_cpu_loras: self.max_cpu_loras.filter(|&n| n > 0).unwrap_or(max_loras),
-            max_lora_rank: 8,
-            max_num_seqs: self.max_num_seqs,
-            max_num_batched_tokens: self.max_num_batched_tokens,
-            max_num_scheduled_tokens: self.max_num_scheduled_tokens.filter(|&n| n > 0),
-            max_num_active_seqs: self.max_num_active_seqs.filter(|&n| n > 0),
-            block_size: self.block_size,
-            gpu_memory_utilization: 0.9,
-            enable_prefix_caching: self.enable_prefix_caching,
-            enable_chunked_prefill: self.enable_chunked_prefill,
-            scheduling_policy: match self.policy.as_str() {
-                "fcfs" => SchedulingPolicy::Fcfs,
-                "priority" => SchedulingPolicy::Priority,
-                other => return invalid(format!("policy ({other}) must be fcfs or priority")),
-            },
-            async_scheduling: self.async_scheduling,
-            long_prefill_token_threshold: self.long_prefill_token_threshold,
-            long_prefill_token_threshold_adaptive: self.long_prefill_token_threshold_adaptive,
-            scheduler_reserve_full_isl: self.scheduler_reserve_full_isl,
-            watermark: self.watermark,
-            max_model_len: self.max_model_len,
-            num_gpu_blocks_override: Some(self.num_blocks),
-            max_connections: None,
-            metrics_poll_s: None,
-            lora_preload: false,
-        };
-        config.validate_scheduling()?;
-        Ok(config)
-    }
-}
-
-/// A JSON object in insertion order.
-struct Object<V>(Vec<(String, V)>);
-
-impl<V: Serialize> Serialize for Object<V> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
-    }
-}
-
-#[derive(Serialize)]
-struct Scheduled {
-    scheduled: Vec<(String, u32, u32, &'static str)>,
-    total_tokens: u32,
-    preempted: Vec<String>,
-    blocks: Object<(u32, Vec<u32>)>,
-    free_head: Vec<u32>,
-    free_blocks: u32,
-    running: Vec<String>,
-    waiting: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    loras: Option<Vec<AdapterId>>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    worker: Option<Worker>,
-}
-
-#[derive(Serialize)]
-struct Worker {
-    lora_order: Vec<AdapterId>,
-    lora_events: Vec<serde_json::Value>,
-    lora_slots: Vec<Option<AdapterId>>,
-    lora_gpu_lru: Vec<AdapterId>,
-    lora_cpu_lru: Vec<AdapterId>,
-}
-
-#[derive(Serialize)]
-struct Updated {
-    output: Vec<String>,
-    finished: Object<&'static str>,
-    free_blocks_after: u32,
-}
-
-#[derive(Serialize)]
-struct Step {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    i: u64,
-    added: Vec<String>,
-    aborted: Vec<String>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    scheduled: Option<Scheduled>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    updated: Option<Updated>,
-}
 
 /// The iteration counter as clock, a case as traffic.
 struct TraceDriver {
@@ -438,22 +279,6 @@ impl Driver for TraceDriver {
             ));
         }
         Ok(Flow::Continue)
-    }
-}
-
-fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|cause| TwinError::Schema {
-        what: "trace".into(),
-        cause: cause.to_string(),
-    })
-}
-
-fn event_json(event: &LoraEvent) -> serde_json::Value {
-    match *event {
-        LoraEvent::Load(adapter) => serde_json::json!(["load", adapter]),
-        LoraEvent::EvictCpu(adapter) => serde_json::json!(["evict_cpu", adapter]),
-        LoraEvent::Deactivate(adapter) => serde_json::json!(["deactivate", adapter]),
-        LoraEvent::Activate(adapter, slot) => serde_json::json!(["activate", adapter, slot]),
     }
 }
 
