@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,13 +122,22 @@ def sweep_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def _heed_ctrl_c() -> None:
+    # A shell that runs the tests in the background has its children ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start_sweep() -> Callable[..., subprocess.Popen[str]]:
     """The same, started and left to run."""
 
     def start(*arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            _command(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            _command(arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_heed_ctrl_c,
         )
 
     return start
