@@ -96,7 +96,7 @@ def test_rows_have_the_agreed_columns(validate, tmp_path):
     assert rows["conditioned"].to_list() == ["exact"]
     assert rows["twin_completed"][0] <= 190
     kinds = {line["prediction"] for line in report["summary"]}
-    assert kinds == {"blind", "arrivals", "arrivals or blind"}
+    assert kinds == {"blind", "arrivals"}
     assert len(report["worst"]) == 1
 
 

@@ -102,11 +102,9 @@ def build_report(rows: pl.DataFrame) -> Report:
     kinds = [("blind", "twin", judged)]
     if conditioned:
         counted = judged.filter(pl.col("conditioned") != "none")
-        kinds = [
-            ("blind", "blind", judged),
-            ("arrivals", "twin", counted),
-            ("arrivals or blind", "twin", judged),
-        ]
+        kinds = [("blind", "blind", judged), ("arrivals", "twin", counted)]
+        if counted.height < judged.height:
+            kinds.append(("arrivals or blind", "twin", judged))
     summary = []
     for label, prefix, of_kind in kinds:
         for model in of_kind["model"].unique().sort():
