@@ -219,6 +219,7 @@ impl Run<'_> {
                 max_connections: config.max_connections,
                 metrics_poll: config.metrics_poll_s.map(from_seconds),
                 max_model_len: config.max_model_len,
+                prefix_caching: config.enable_prefix_caching,
                 asynchronous: config.async_scheduling,
                 end,
             },
@@ -227,7 +228,7 @@ impl Run<'_> {
         let end = end.unwrap_or_else(|| duration.max(driver.last_delivery()));
         engine.scheduler.settle();
         let scheduler = &engine.scheduler;
-        let (on_the_way, mut recorder) = driver.finish(end, scheduler);
+        let (on_the_way, mut recorder) = driver.finish(end, scheduler)?;
         let summary = Summary::of(
             &mut recorder,
             Ending {

@@ -15,6 +15,8 @@ use crate::workload::Traffic;
 
 /// Iterations between two looks at the cancel flag: a few milliseconds of work.
 const CANCEL_EVERY: u64 = 4096;
+/// The same for arrivals, most of which may be refused.
+const CANCEL_EVERY_ARRIVALS: u64 = 1 << 16;
 
 /// What frames a run, beside traffic and costs.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ pub struct Conditions {
     pub metrics_poll: Option<Picoseconds>,
     /// Prompts of this length and more are refused by the API server.
     pub max_model_len: u32,
+    /// Prompts need token ids.
+    pub prefix_caching: bool,
     /// The next step is scheduled while one is in flight.
     pub asynchronous: bool,
     /// When the client stops; `None` to wait for what is in flight.
@@ -46,6 +50,7 @@ pub struct TimedDriver<'a, T: Traffic> {
     in_flight: u32,
     max_connections: u32,
     max_model_len: u32,
+    prefix_caching: bool,
     asynchronous: bool,
     now: Picoseconds,
     /// When the GPU has done all that was launched.
@@ -58,6 +63,8 @@ pub struct TimedDriver<'a, T: Traffic> {
     running: usize,
     waiting: usize,
     iterations: u64,
+    arrivals: u64,
+    cancelled: bool,
 }
 
 impl<'a, T: Traffic> TimedDriver<'a, T> {
@@ -79,6 +86,7 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             in_flight: 0,
             max_connections: conditions.max_connections.unwrap_or(u32::MAX),
             max_model_len: conditions.max_model_len,
+            prefix_caching: conditions.prefix_caching,
             asynchronous: conditions.asynchronous,
             now: 0,
             gpu_free: 0,
@@ -88,6 +96,8 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             running: 0,
             waiting: 0,
             iterations: 0,
+            arrivals: 0,
+            cancelled: false,
         }
     }
 
@@ -103,6 +113,11 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             let Some(new) = self.traffic.next() else { return };
             let refused = self.in_flight >= self.max_connections || new.prompt_tokens >= self.max_model_len;
             self.recorder.arrive(&new, refused);
+            self.arrivals += 1;
+            if self.arrivals.is_multiple_of(CANCEL_EVERY_ARRIVALS) && self.cancel.load(Ordering::Relaxed) {
+                self.cancelled = true;
+                return;
+            }
             if !refused {
                 self.in_flight += 1;
                 self.ingress
@@ -137,13 +152,16 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
 
     /// At the end of the run: connections up to the end are still counted, gauges are integrated to the end.
     /// Returns (waiting on the way, the recorder).
-    pub fn finish(mut self, end: Picoseconds, scheduler: &Scheduler) -> (u64, Recorder) {
+    pub fn finish(mut self, end: Picoseconds, scheduler: &Scheduler) -> Result<(u64, Recorder)> {
         self.accept(end);
+        if self.cancelled {
+            return Err(TwinError::Interrupted);
+        }
         self.recorder.hold(end);
         for request in scheduler.requests.iter() {
             self.recorder.unfinished(request);
         }
-        (self.ingress.len() as u64, self.recorder)
+        Ok((self.ingress.len() as u64, self.recorder))
     }
 }
 
@@ -160,8 +178,11 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
             .ingress
             .front()
             .is_some_and(|&(turn, _)| turn + delay <= self.now)
-            && let Some((_, new)) = self.ingress.pop_front()
+            && let Some((_, mut new)) = self.ingress.pop_front()
         {
+            if self.prefix_caching && new.prompt.is_empty() {
+                new.prompt = unshared_prompt(&new);
+            }
             scheduler.add_request(&new);
         }
     }
@@ -211,8 +232,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
     }
 
     fn token(&self, serial: u32, nth: u32) -> u32 {
-        // Token values matter by equality only: no two outputs of a run share one.
-        crate::rng::keyed(1, u64::from(serial), u64::from(nth)) as u32
+        unshared_token(serial, u64::from(nth) << 32)
     }
 
     fn updated(&mut self, engine: &Engine, report: &UpdateReport) {
@@ -227,9 +247,22 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
 
     fn iterated(&mut self) -> Result<Flow> {
         self.iterations += 1;
-        if self.iterations.is_multiple_of(CANCEL_EVERY) && self.cancel.load(Ordering::Relaxed) {
+        let look = self.iterations.is_multiple_of(CANCEL_EVERY);
+        if self.cancelled || (look && self.cancel.load(Ordering::Relaxed)) {
             return Err(TwinError::Interrupted);
         }
         Ok(Flow::Continue)
     }
+}
+
+/// A token that no other request has at this place: values matter by equality only.
+fn unshared_token(serial: u32, place: u64) -> u32 {
+    crate::rng::keyed(1, u64::from(serial), place) as u32
+}
+
+/// A prompt that shares no prefix with any other: only a preempted request finds its own blocks again.
+fn unshared_prompt(new: &NewRequest) -> Vec<u32> {
+    (0..u64::from(new.prompt_tokens))
+        .map(|place| unshared_token(new.serial, place))
+        .collect()
 }

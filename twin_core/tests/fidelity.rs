@@ -68,6 +68,7 @@ proptest! {
         early_eos in prop::sample::select(vec![0.0, 0.3]),
         drain in any::<bool>(),
         poll in prop::option::of(0.3f64..2.0),
+        caching in prop::sample::select(vec![false, false, false, true]),
     ) {
         let document = json!({
             "profile": "test", "seed": seed,
@@ -77,7 +78,7 @@ proptest! {
                        "gpu_memory_utilization": 0.9, "max_model_len": max_model_len,
                        "long_prefill_token_threshold": threshold,
                        "num_gpu_blocks_override": tokens_of_kv.div_ceil(block_size) + 1, "max_connections": cap,
-                       "metrics_poll_s": poll},
+                       "metrics_poll_s": poll, "enable_prefix_caching": caching},
             "workload": {"kind": "generated", "duration_s": 20.0, "drain": drain,
                          "adapters": [{"count": adapters, "rates_rps": [rate, rate / 3.0], "ranks": [8, 16]}],
                          "base_rate_rps": base_rate,

@@ -46,8 +46,15 @@ impl Memory {
         if !config.lora_enabled() {
             return 0.0;
         }
-        let slot = self.lora_slot_bytes + self.lora_slot_bytes_per_rank * f64::from(config.max_lora_rank);
-        self.lora_fixed_bytes + f64::from(config.max_loras) * slot
+        let (slots, rank) = (f64::from(config.max_loras), f64::from(config.max_lora_rank));
+        let tensors: f64 = self
+            .lora_tensors
+            .iter()
+            .map(|t| t.count * allocated(slots * rank * t.bytes))
+            .sum();
+        self.lora_fixed_bytes
+            + slots * (self.lora_slot_bytes + self.lora_slot_bytes_per_rank * rank)
+            + tensors
     }
 
     /// KV blocks of a configuration, and whether it starts. `num_gpu_blocks_override` replaces the computed count but not the
@@ -103,6 +110,42 @@ impl Memory {
         KvPlan {
             num_blocks,
             infeasible,
+        }
+    }
+}
+
+/// Bytes that PyTorch's caching allocator takes for a tensor of `bytes` (c10/cuda/CUDACachingAllocator.cpp: tensors up to 1 MiB
+/// share small segments, those below 10 MiB share segments of 20 MiB, larger ones are rounded up to 2 MiB).
+fn allocated(bytes: f64) -> f64 {
+    const MIB: f64 = (1u64 << 20) as f64;
+    if bytes <= MIB {
+        bytes
+    } else if bytes < 10.0 * MIB {
+        20.0 * MIB / (20.0 * MIB / bytes).floor()
+    } else {
+        (bytes / (2.0 * MIB)).ceil() * 2.0 * MIB
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_rounded_as_the_allocator_rounds() {
+        let mib = f64::from(1 << 20);
+        for (asked, taken) in [
+            (0.5, 0.5),
+            (1.0, 1.0),
+            (6.0, 20.0 / 3.0),
+            (9.0, 10.0),
+            (10.0, 10.0),
+            (11.0, 12.0),
+        ] {
+            assert!(
+                (allocated(asked * mib) / mib - taken).abs() < 1e-12,
+                "{asked} MiB"
+            );
         }
     }
 }

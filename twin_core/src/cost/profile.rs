@@ -49,6 +49,15 @@ pub struct Host {
     pub async_schedule: Vec<Term>,
 }
 
+/// Tensors of one size.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct LoraTensors {
+    /// Bytes of one of them per slot and unit of `max_lora_rank`.
+    pub bytes: f64,
+    /// How many there are.
+    pub count: f64,
+}
+
 /// GPU memory, in bytes.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Memory {
@@ -62,6 +71,9 @@ pub struct Memory {
     pub lora_slot_bytes: f64,
     /// Of one LoRA slot per unit of `max_lora_rank`.
     pub lora_slot_bytes_per_rank: f64,
+    /// Stacked LoRA tensors of one size per slot and unit of rank, each rounded as PyTorch's allocator does.
+    #[serde(default)]
+    pub lora_tensors: Vec<LoraTensors>,
     /// Once, when LoRA is on.
     #[serde(default)]
     pub lora_fixed_bytes: f64,

@@ -3,6 +3,7 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::case::CaseConfig;
 use crate::error::{Result, TwinError};
 use crate::lora::{AdapterId, LoraEvent};
 
@@ -66,6 +67,31 @@ pub(super) struct Step {
     pub scheduled: Option<Scheduled>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub updated: Option<Updated>,
+}
+
+/// The first line.
+#[derive(Serialize)]
+pub(super) struct Header<'a> {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub vllm: &'static str,
+    pub config: &'a CaseConfig,
+    pub requests: usize,
+    /// The reference's PYTHONHASHSEED; the twin has none.
+    pub hash_seed: Option<u32>,
+}
+
+/// The last line.
+#[derive(Serialize)]
+pub(super) struct Summary {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub steps: u64,
+    pub preemptions: u64,
+    pub tokens: u64,
+    pub unfinished: usize,
+    /// The reference's run time; the core has no clock.
+    pub seconds: Option<f64>,
 }
 
 /// A line.

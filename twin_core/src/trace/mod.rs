@@ -9,7 +9,7 @@ mod lines;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 pub use case::{Case, CaseAbort, CaseConfig, CaseRequest};
-use lines::{Object, Scheduled, Step, Updated, Worker, event_json, to_json};
+use lines::{Header, Object, Scheduled, Step, Summary, Updated, Worker, event_json, to_json};
 
 use crate::config::EngineVersion;
 use crate::engine::scheduler::Fidelity;
@@ -319,22 +319,32 @@ pub fn run_case(json: &str, version: EngineVersion, write: bool) -> Result<Vec<S
         lora.preload(case.lora_preload.iter().copied());
     }
     let mut driver = TraceDriver::new(&case, write);
-    let header = serde_json::json!({
-        "type": "header", "vllm": match version { EngineVersion::V0_8_5 => "0.8.5", EngineVersion::V0_32 => "0.32" },
-        "engine": "pytwin", "config": case.config, "requests": case.requests.len(),
-    });
+    let header = Header {
+        kind: "header",
+        vllm: match version {
+            EngineVersion::V0_8_5 => "0.8.5",
+            EngineVersion::V0_32 => "0.32",
+        },
+        config: &case.config,
+        requests: case.requests.len(),
+        hash_seed: None,
+    };
     let mut report = UpdateReport {
         keep_outputs: write,
         ..UpdateReport::default()
     };
     simulator::run(&mut engine, &mut driver, &mut report)?;
     let (steps, preemptions, tokens) = driver.totals;
-    let summary = serde_json::json!({
-        "type": "summary", "steps": steps, "preemptions": preemptions, "tokens": tokens,
-        "unfinished": engine.scheduler.requests.len(),
-    });
-    let mut lines = vec![header.to_string()];
+    let summary = Summary {
+        kind: "summary",
+        steps,
+        preemptions,
+        tokens,
+        unfinished: engine.scheduler.requests.len(),
+        seconds: None,
+    };
+    let mut lines = vec![to_json(&header)?];
     lines.append(&mut driver.lines);
-    lines.push(summary.to_string());
+    lines.push(to_json(&summary)?);
     Ok(lines)
 }
