@@ -224,7 +224,7 @@ def test_the_report_may_be_printed_and_saved(cli, tmp_path):
         (lambda f: (f / "runs.parquet").write_bytes(b"x" * 99), "is not readable Parquet"),
         (lambda f: write(f, {}, drop=("max_loras",)), "lacks column max_loras"),
         (lambda f: write(f, {"adapter_rank_pattern": "8,16"}), "not in the schema of traces"),
-        (lambda f: write(f, {"family": "ml_test"}), "family (dt_real) is not in"),
+        (lambda f: write(f, {"family": "ml_test"}), "families (dt_real) have no run in"),
     ],
 )
 def test_a_bad_directory_gets_one_line(cli, tmp_path, spoil, expected):

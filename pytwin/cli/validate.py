@@ -74,8 +74,6 @@ def validate(
     if threads < 1:
         raise PytwinError(f"workers ({threads}) must be >= 1")
     runs = read_runs(traces, families=families)
-    if not runs.configs:
-        raise PytwinError(f"families ({', '.join(families or ())}) hold no run in {traces}")
     frame = _predict(runs, condition == "arrivals", seeds, max_connections or None, threads)
     report = build_report(frame)
     if rows is not None:

@@ -95,11 +95,13 @@ def read_runs(directory: str | Path, *, families: Sequence[str] | None = None) -
     runs = _read(folder / "runs.parquet", _CONFIG_COLUMNS)
     rates = _read(folder / "adapters.parquet", ("run_idx", "rate_rps"))
     if families is not None:
-        known = runs["family"].unique().sort().to_list()
-        for family in families:
-            if family not in known:
-                raise DataError(f"family ({family}) is not in {folder}: it has {', '.join(known)}")
+        known = runs["family"].drop_nulls().unique().sort().to_list()
         runs = runs.filter(pl.col("family").is_in(list(families)))
+        if runs.is_empty():
+            raise DataError(
+                f"families ({', '.join(families)}) have no run in {folder}: it holds "
+                f"{', '.join(known) or 'no run at all'}"
+            )
     absent = [
         name
         for name in (*_OPTIONAL_COLUMNS, *_ARRIVAL_COLUMNS, *_OUTCOME_COLUMNS)
