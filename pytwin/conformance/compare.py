@@ -9,7 +9,7 @@ from typing import Any
 
 # What names or times the program that wrote the trace, and not a decision.
 NOT_DECISIONS = {
-    "header": frozenset({"vllm", "engine", "hash_seed"}),
+    "header": frozenset({"vllm", "hash_seed"}),
     "summary": frozenset({"seconds", "scheduler_seconds"}),
 }
 ABSENT = "(absent)"
