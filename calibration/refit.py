@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calibration import replay
+from calibration import frontend, replay
 from calibration.models import (
     ENGINE_VERSION,
     FITTED,
@@ -99,7 +99,7 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
         "early_eos": early_eos.fit(runs, lengths),
         "step_time": {"unit": "us", "terms": step_time.fit(logged).terms()},
         "load_time": loads,
-        "frontend": {"unit": "us", "ingress": [], "egress": [], "first_request": []},
+        "frontend": {},
         "host": {"unit": "us", "async_schedule": []},
         "memory": memory_document,
         "ranges": ranges(runs, observed),
@@ -122,9 +122,12 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
             document["step_time"]["terms"] = law.terms()
             document["errors"]["step_time"] = law.errors()
             document["residual_spread"] = law.spread()
-            print(
-                f"{model.name} round {number}: {len(seen.target)}/{len(replayed)} met", flush=True
-            )
+            # The stalls of the first minute decide in which state a busy run settles.
+            if number in (0, rounds - 1):
+                fitted = frontend.fit(document, runs_of_model)
+                document["frontend"], document["errors"]["frontend"] = fitted
+            met = f"{len(seen.target)}/{len(replayed)} runs met"
+            print(f"{model.name} round {number}: {met}", flush=True)
             write(document, out)
     return document
 
