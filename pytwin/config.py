@@ -61,6 +61,7 @@ def engine_defaults(engine_version: str, gpu_bytes: float) -> dict[str, Any]:
         "num_gpu_blocks_override": None,
         "max_connections": None,
         "lora_preload": True,
+        "metrics_poll_s": None,
     }
 
 
@@ -82,6 +83,8 @@ class EngineConfig(BaseModel):
     max_connections: requests the front end holds at once; further ones are refused.
     lora_preload: adapters are loaded once, in order, before the traffic starts, as
         `vllm serve --lora-modules` does.
+    metrics_poll_s: pause in seconds between a client's polls of /metrics, whose answers keep the
+        API server busy; None for no polls.
 
     Raises
     ------
@@ -113,6 +116,7 @@ class EngineConfig(BaseModel):
     num_gpu_blocks_override: int | None = Field(default=None, ge=2)
     max_connections: int | None = Field(default=None, ge=1)
     lora_preload: bool | None = None
+    metrics_poll_s: float | None = Field(default=None, gt=0.0)
 
     if not TYPE_CHECKING:  # the checker keeps the fields' types; pydantic's error becomes one line
 

@@ -30,6 +30,8 @@ def one_line(error: ValidationError) -> str:
     """The first complaint of pydantic, without its headline and its links."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "missing":
+        return f"{field} is missing: give a shipped name or the path of a profile JSON"
     if first["type"] == "extra_forbidden":
         return f"{field} is no setting of EngineConfig: see the reference for the list"
     message = first["msg"].removeprefix("Value error, ")

@@ -220,9 +220,10 @@ def test_a_reader_that_stops_reading_is_no_error():
 def test_ctrl_c_ends_a_simulation_with_one_line():
     code = f"""
 from pytwin.cli import main
-import pytwin.cli.simulate, sys
+import pytwin.cli.simulate, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 print("ready", flush=True)
-sys.exit(main(["simulate", "--profile", {TOY!r}, "--rate-rps", "500", "--duration-s", "1e6"]))
+sys.exit(main(["simulate", "--profile", {TOY!r}, "--rate-rps", "90", "--duration-s", "1e6"]))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -106,6 +106,11 @@ def test_bad_settings_name_the_value_and_the_rule(settings, expected):
     assert expected in refusal(**settings)
 
 
+def test_a_profile_is_needed():
+    with pytest.raises(pt.ConfigError, match=r"^profile is missing: give a shipped name"):
+        pt.EngineConfig(max_loras=3)
+
+
 def test_every_rank_of_vllm_is_accepted(toy):
     for rank in LORA_RANKS:
         assert toy(max_lora_rank=rank).resolved()["max_lora_rank"] == rank

@@ -176,6 +176,7 @@ def test_bad_lengths(make, expected):
         ({"rate_rps": 1, "total_requests": 0}, "total_requests (0) must be from 1"),
         ({"rate_rps": 1, "early_eos": 2}, "early_eos (2) must be from 0 to 1"),
         ({"adapters": 5}, "adapters (5) must come from pt.adapters"),
+        ({"rate_rps": 4, "duration_s": 1e12}, "duration_s (1e+12) at 4 requests/s expects 4e+12"),
     ],
 )
 def test_bad_traffic(options, expected):

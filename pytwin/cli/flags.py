@@ -93,6 +93,8 @@ class EngineFlags:
     """Requests that the front end holds; further ones are refused."""
     lora_preload: bool | None = None
     """Load every adapter once before the traffic starts."""
+    metrics_poll_s: float | None = None
+    """Pause of a client that polls /metrics, which keeps the API server busy; none if left out."""
 
     def engine_config(self, profile: str) -> EngineConfig:
         """The settings, checked."""

@@ -18,6 +18,9 @@ from pytwin.workload import GeneratedWorkload, ShareGpt, Workload, adapters
 MAX_CONNECTIONS = 25_000
 """Connections that the measured client and server could hold (20,000 to 27,700 were seen)."""
 
+METRICS_POLL_S = 2.0
+"""Pause between the measured client's polls of /metrics (ts_period in the traces' README)."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -112,7 +115,10 @@ def _prepare(
 def _case(config: RunConfig, condition: bool, max_connections: int | None, wanted: bool) -> _Case:
     assert config.profile is not None  # noqa: S101 - told by the caller
     server = EngineConfig(
-        profile=config.profile, max_connections=max_connections, **config.settings
+        profile=config.profile,
+        max_connections=max_connections,
+        metrics_poll_s=METRICS_POLL_S,
+        **config.settings,
     )
     if not wanted:  # only its memory is asked for, which no traffic changes
         return _Case(server, Workload.poisson(rate_rps=1.0))

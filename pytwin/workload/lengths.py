@@ -168,15 +168,17 @@ class ShareGpt(LengthLaw):
             positive("mean_output_tokens", self.mean_output_tokens)
 
     def resolve(self, profile: Profile) -> ResolvedLengths:
-        name = profile.data.get("lengths", {}).get("sharegpt")
+        told = profile.data.get("lengths", {})
+        name = told.get("sharegpt")
         if name is None:
             raise WorkloadError(
                 f"lengths (sharegpt) needs a table, and profile {profile.name} names none: "
                 "give (prompt_tokens, output_tokens) or another law"
             )
-        if self.mean_prompt_tokens is None or self.mean_output_tokens is None:
-            return _sharegpt(name, None)
-        return _sharegpt(name, (float(self.mean_prompt_tokens), float(self.mean_output_tokens)))
+        prompt, output = self.mean_prompt_tokens, self.mean_output_tokens
+        if prompt is None or output is None:
+            prompt, output = told.get("mean_prompt_tokens"), told.get("mean_output_tokens")
+        return _sharegpt(name, (float(prompt), float(output)) if prompt and output else None)
 
 
 def as_length_law(lengths: str | tuple[int, int] | LengthLaw) -> LengthLaw:

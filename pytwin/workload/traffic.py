@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Lengths = str | tuple[int, int] | LengthLaw
 
+MAX_REQUESTS = 100_000_000
+"""More requests than this in one simulation is a slip of the pen, not a workload."""
+
 
 @dataclass(frozen=True)
 class ResolvedWorkload:
@@ -282,6 +285,12 @@ def _generated(
         raise WorkloadError("total rate (0) must be > 0: give adapters with rates, or rate_rps")
     if total_requests is not None:
         total_requests = whole("total_requests", total_requests, least=1)
+    expected = (given.total_rate_rps + base) * until if total_requests is None else total_requests
+    if expected > MAX_REQUESTS:
+        raise WorkloadError(
+            f"duration_s ({until:g}) at {given.total_rate_rps + base:g} requests/s expects "
+            f"{expected:.3g} requests, at most {MAX_REQUESTS:,}: shorten it or lower the rates"
+        )
     if early_eos is not None and not 0 <= number("early_eos", early_eos) <= 1:
         raise WorkloadError(f"early_eos ({early_eos}) must be from 0 to 1: it is a probability")
     law_of_lengths = as_length_law(lengths)
