@@ -93,7 +93,7 @@ def report(frame: pl.DataFrame, output: Path) -> None:
     figure = throughput_overview(
         panels, title="One hour of each mix: throughput by slots and served adapters"
     )
-    figure.savefig(output / "throughput.png", dpi=150)
+    figure.savefig(output / "throughput.png", dpi=110)
     print_table(
         [shown(row) for row in rows],
         title="Best setting per mix, as served adapters / slots, and its throughput in tokens/s",
