@@ -21,32 +21,31 @@ _INTERRUPTED = 130
 Format = Literal["table", "json", "csv"]
 
 
+def _flag(text: str, *names: str) -> Parameter:
+    return Parameter(name=list(names) or None, help=text, negative=())
+
+
 @app.default
 def sweep(
-    spec: Path,
+    spec: Annotated[Path, Parameter(help="the specification, a YAML or JSON file")],
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    workers: int | None = None,
-    engine: str = "local",
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    format: Format = "table",  # noqa: A002 - the flag is --format
+    output: Annotated[
+        Path | None,
+        _flag("directory of the results; absent or empty, or --resume given", "--output", "-o"),
+    ] = None,
+    resume: Annotated[bool, _flag("go on where a stopped sweep ended")] = False,
+    workers: Annotated[int | None, _flag("threads; all cores if left out")] = None,
+    engine: Annotated[str, _flag("what runs the parts: local")] = "local",
+    dry_run: Annotated[
+        bool, _flag("print rows, parts, rough time and disk; write nothing")
+    ] = False,
+    format: Annotated[Format, _flag("of the summary on stdout")] = "table",  # noqa: A002
 ) -> int:
-    """Simulate every configuration of SPEC into Parquet parts in DIR.
+    """Simulate every configuration of SPEC into Parquet parts in a directory.
 
     Bad configurations are rows with their error (exit code 1); one that cannot start for lack
     of memory is a result. A stopped sweep goes on with --resume, to the same bytes.
-
-    Parameters
-    ----------
-    spec: the specification, YAML or JSON.
-    output: directory of the results; it must be absent or empty, or --resume given.
-    resume: go on where a stopped sweep ended.
-    workers: threads; all cores if left out.
-    engine: what runs the parts: local.
-    dry_run: print rows, parts, and rough time and disk; write nothing.
-    format: of the summary on stdout: table, json or csv.
     """
     from pytwin.sweep.spec import load_spec
 
