@@ -39,7 +39,7 @@ def main() -> int:
         run_sweep(options.spec, directory, options.workers)
         frame = pytwin.sweep.open(directory).collect()
         report(frame, options.output)
-    except PytwinError as error:
+    except (PytwinError, OSError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
