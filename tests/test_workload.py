@@ -195,6 +195,7 @@ def test_bad_traffic(options, expected):
         (lambda: pt.adapters_zipf(0, total_rate_rps=1), "adapters (0) must be from 1"),
         (lambda: pt.adapters_by_popularity([0], total_rate_rps=1), "popularity must hold"),
         (lambda: pt.Workload.gamma(burstiness=0, rate_rps=1), "burstiness (0) must be > 0"),
+        (lambda: pt.Workload.gamma(burstiness=1e-9, rate_rps=1), "burstiness (1e-09) must be from"),
     ],
 )
 def test_bad_adapters_and_laws(call, expected):

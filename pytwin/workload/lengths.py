@@ -229,7 +229,7 @@ def tilted(table: LengthTable, mean_prompt: float, mean_output: float) -> Length
         if np.abs(gradient).max() < _MEAN_TOLERANCE:
             break
         centred = points - gradient[:, None]
-        step = np.linalg.lstsq((centred * weights) @ centred.T, gradient)[0]
+        step = np.linalg.lstsq((centred * weights) @ centred.T, gradient, rcond=None)[0]
         # The objective (log of the partition sum) is convex: halving the step until it falls
         # makes Newton's method safe far from the solution (1e-12: rounding near it).
         size = 1.0

@@ -112,7 +112,11 @@ class Workload:
         1 is Poisson, below 1 comes in bursts, above 1 is more even. Other parameters as
         `poisson`.
         """
-        law = {"law": "gamma", "burstiness": positive("burstiness", burstiness)}
+        shape = positive("burstiness", burstiness)
+        if not 0.01 <= shape <= 10_000:
+            # Below, nearly all gaps underflow to nothing; above, arrivals are even: use constant.
+            raise WorkloadError(f"burstiness ({burstiness}) must be from 0.01 to 10000")
+        law = {"law": "gamma", "burstiness": shape}
         return _generated(
             law, adapters, rate_rps, lengths, duration_s, total_requests, early_eos, drain
         )

@@ -19,6 +19,9 @@ SERVERS = st.fixed_dictionaries(
         "num_gpu_blocks_override": st.integers(80, 400),
         "max_connections": st.none() | st.integers(1, 100),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 50]),
+        "enable_prefix_caching": st.booleans(),
+        "scheduling_policy": st.sampled_from(["fcfs", "priority"]),
+        "async_scheduling": st.booleans(),
     }
 )
 TRAFFIC = st.fixed_dictionaries(
@@ -45,7 +48,8 @@ def simulate(settings: dict, traffic: dict) -> pt.Run:
         total_requests=None,
     )
     if settings["engine_version"] == "0.8.5":
-        settings = {**settings, "long_prefill_token_threshold": 0}
+        absent = {"scheduling_policy": "fcfs", "async_scheduling": False}
+        settings = {**settings, **absent}
     server = pt.EngineConfig(profile=TOY, **settings)
     return pt.simulate(server, workload, seed=traffic["seed"], steps=True)
 
@@ -79,7 +83,7 @@ def test_requests_tokens_and_blocks_are_conserved(server, traffic):
         assert scheduled.sum() == metrics["scheduled_tokens"]
 
     # Tokens: without preemption every finished request was computed once, but for its last token.
-    if traffic["drain"] and metrics["preemptions"] == 0 and server["engine_version"] == "0.8.5":
+    if traffic["drain"] and metrics["preemptions"] == 0:
         finished = requests.filter(pl.col("status") == "finished")
         computed = finished["prompt_tokens"].sum() + finished["output_tokens"].sum()
         assert metrics["scheduled_tokens"] == computed - finished.height
