@@ -41,7 +41,10 @@ def _words(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 Floats = Annotated[tuple[float, ...] | None, Parameter(converter=_floats, n_tokens=1, negative="")]
 Ints = Annotated[tuple[int, ...] | None, Parameter(converter=_ints, n_tokens=1, negative="")]
-Words = Annotated[tuple[str, ...] | None, Parameter(converter=_words, n_tokens=1, negative="")]
+Words = Annotated[
+    tuple[str, ...] | None,
+    Parameter(converter=_words, n_tokens=1, negative="", show_default=",".join),
+]
 
 
 @Parameter(name="*", group="Server (vLLM's settings)")

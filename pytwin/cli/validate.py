@@ -70,7 +70,7 @@ def validate(
         raise PytwinError(f"max_connections ({max_connections}) must be >= 0; 0 is no limit")
     check_writable(rows)
     check_writable(out, (".json",))
-    threads = workers if workers is not None else len(os.sched_getaffinity(0))
+    threads = _cores() if workers is None else workers
     if threads < 1:
         raise PytwinError(f"workers ({threads}) must be >= 1")
     runs = read_runs(traces, families=families)
@@ -90,6 +90,13 @@ def validate(
     else:
         _print_report(report)
     return 0
+
+
+def _cores() -> int:
+    """Cores that this process may use; a container may have fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _predict(
