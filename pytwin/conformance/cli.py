@@ -98,15 +98,17 @@ def fuzz(
     if seeds < 1:
         raise PytwinError(f"seeds ({seeds}) must be >= 1")
     names = _chosen(preset, version)
+    command = f"pytwin conformance fuzz --engine-version {version.name} --seeds {seeds}"
+    command += f" --first-seed {first_seed}" if first_seed else ""
+    command += f" --requests {requests}" if requests is not None else ""
+    command += "".join(f" --preset {name}" for name in preset or ())
+    caption = _caption(version, command)  # of the code that runs now, whatever is committed later
     started = time.monotonic()
     with Reference.of(version) as reference:
         results = _fuzz_all(names, version, range(first_seed, first_seed + seeds), reference,
                             requests)  # fmt: skip
         differences = _report(results, version, reference, save)
     rows = with_total([result.row() for result in results], "preset")
-    chosen = "" if preset is None else "".join(f" --preset {name}" for name in names)
-    command = f"pytwin conformance fuzz --engine-version {version.name} --seeds {seeds}{chosen}"
-    caption = _caption(version, command)
     if update is not None:
         update_block(update, f"fuzz {version.name}", as_markdown(rows, caption))
     print(as_markdown(rows, caption) if markdown else as_text(rows, format))
