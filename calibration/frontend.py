@@ -9,8 +9,8 @@ Four mechanisms, each seen in the measured runs:
   minute of stalls. The benchmark sent no request per adapter before its clock started;
 * rendering /metrics, which blocks the server: vLLM 0.8.5's gauge `vllm:lora_requests_info` keeps a
   label set for every distinct set of running and waiting adapters ever seen, and the benchmark
-  polled every 2 s. The interval between polls grows linearly with time in every run, and the share
-  of time blocked is what mean ITL exceeds mean TPOT by: tokens that wait are delivered as one chunk.
+  polled every 2 s. The interval between polls grows linearly with time in every run, and mean ITL
+  exceeds mean TPOT by the share of time blocked: tokens that wait are delivered as one chunk.
 """
 
 from __future__ import annotations
@@ -69,13 +69,20 @@ def fit(
         path = Path(folder) / "profile.json"
 
         def residuals(logarithms: FloatArray) -> FloatArray:
-            path.write_text(json.dumps({**profile, "frontend": document(np.exp(logarithms))}))
+            path.write_text(
+                json.dumps({**profile, "frontend": document(np.exp(logarithms).tolist())})
+            )
             return np.concatenate([_compare(*pair) for pair in simulate(calm, path, seed)])
 
         solution = least_squares(
-            residuals, np.log(_START), loss="soft_l1", f_scale=0.05, diff_step=0.02, max_nfev=8
+            residuals,
+            np.log(_START),
+            loss="soft_l1",
+            f_scale=0.05,
+            diff_step=[0.02] * 4,
+            max_nfev=8,
         )
-        frontend = document(np.exp(solution.x))
+        frontend = document(np.exp(solution.x).tolist())
         path.write_text(json.dumps({**profile, "frontend": frontend}))
         return frontend, _errors(simulate(calm, path, seed + 1))
 

@@ -134,13 +134,23 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
 
 def ranges(runs: pl.DataFrame, observed: observations.Observations) -> dict[str, list[float]]:
     """What the fitted runs cover, per feature: lowest and highest."""
-    traffic = runs.filter(pl.col("family") == "ml_test", pl.col("status") == "ok")
+    finished = runs.filter(pl.col("status") == "ok")
+    traffic = finished.filter(pl.col("family") == "ml_test")
     batch = observed.features
+
+    def highest(frame: pl.DataFrame, column: str) -> float:
+        return float(frame[column].drop_nulls().to_numpy().max())
+
+    ranks = traffic["adapter_rank_pattern"].explode().to_numpy()
     return {
-        "max_loras": [0, float(traffic["max_loras"].max())],  # type: ignore[arg-type]
-        "max_lora_rank": [8, float(traffic["max_lora_rank"].max())],  # type: ignore[arg-type]
-        "seqs": [1, float(batch["seqs"].max())],
-        "adapters": [0, float(batch["adapters"].max())],
+        "max_loras": [1, highest(finished, "max_loras")],
+        "max_lora_rank": [8, highest(traffic, "max_lora_rank")],
+        "rank": [float(ranks.min()), float(ranks.max())],
+        "served_adapters": [0, highest(traffic, "n_adapters")],
+        "max_cpu_loras": [1, highest(traffic, "max_cpu_loras")],
+        "seqs": [1, max(highest(traffic, "ts_running_max"), float(batch["seqs"].max()))],
+        "waiting": [0, highest(traffic, "ts_waiting_max")],
+        "adapters": [0, float(batch["max_loras"].max())],
         "prompt_tokens": [1, 1024],
         "max_num_batched_tokens": [2048, 2048],
         "block_size": [16, 16],

@@ -48,6 +48,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "ts_waiting_mean": _NUMBER,
         "ts_kv_usage_mean": _NUMBER,
         "ts_waiting_max": _INTEGER,
+        "ts_running_max": _INTEGER,
         "client_arrivals_est": _NUMBER,
         "pool_prompts": _INTEGER,
         "pool_mean_input_len": _NUMBER,

@@ -109,7 +109,7 @@ def to_terms(
             term = merged.setdefault(
                 key, {"coefficient": 0.0, "factors": list(part.factors), "why": entry.why}
             )
-            if term["why"] != entry.why and entry.why not in term["why"]:
+            if entry.why not in term["why"].split("; "):
                 term["why"] += f"; {entry.why}"
             term["coefficient"] += float(coefficient) * part.weight * unit_scale
     for term in merged.values():
