@@ -156,7 +156,7 @@ def speed(
     preset: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
-    """Time the twin and vLLM's own scheduler on the same cases, in turn, without trace output.
+    """Time the twin and vLLM's own scheduler on the same cases, in turn.
 
     Parameters
     ----------

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from pytwin import _core
 from pytwin.conformance.cases import materialise, parse_case
 from pytwin.conformance.client import Reference, ReferenceRaisedError
 from pytwin.conformance.fuzz import PresetResult, compare_case, fuzz_preset
+from pytwin.conformance.generate import random_case
 from pytwin.conformance.presets import presets_for
 from pytwin.conformance.twin import core_twin
 from pytwin.conformance.versions import engine_version
@@ -37,6 +40,19 @@ def test_every_decision_is_vllms(reference_of: ReferenceOf, version: str) -> Non
     # The slice exercises what it claims to.
     assert sum(result.preemptions for result in results) > 300
     assert sum(result.loads for result in results) > 300
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_fast_mode_counts_what_exact_mode_counts(version: str) -> None:
+    """Without a trace to write, the core keeps decoding requests as one: the same decisions."""
+    target = engine_version(version)
+    for preset in presets_for(target):
+        for seed in range(3):
+            case = json.dumps(materialise(parse_case(random_case(seed, preset, target)), target))
+            exact = json.loads(_core.conformance_trace(case, version)[-1])
+            fast = json.loads(_core.conformance_trace(case, version, write=False)[-1])
+            for count in ("steps", "preemptions", "tokens", "unfinished"):
+                assert fast[count] == exact[count], (preset, seed, count)
 
 
 def r(name: str, arrival: int = 0, prompt: int = 20, output: int = 10, **more: Any) -> Any:
