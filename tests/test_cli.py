@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -193,16 +194,26 @@ def test_a_wrong_config_file_gets_one_line(cli, tmp_path, text, expected):
     assert done.err.count("\n") == 1
 
 
-def test_a_full_disk_is_told_in_one_line(cli, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_disk_that_takes_no_more_is_told_in_one_line(tmp_path, suffix):
+    """Files of at most 4 kB stand for the full disk; the result is on stdout all the same."""
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    target = tmp_path / "requests.parquet"
-    done = cli(*SIMULATE, "--save-requests", target)
-    assert done.code == 2
-    assert "No space left on device; free space or choose another path" in done.err
-    assert done.err.count("\n") == 1
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    target = tmp_path / f"requests.{suffix}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytwin", *map(str, SIMULATE), "--save-requests", str(target)],
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot be written: File too large" in done.stderr
+    assert done.stderr.endswith("free space or choose another path\n")
+    assert done.stderr.count("\n") == 1
+    assert "completed" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -116,34 +116,30 @@ def suffixes_of(suffixes: Sequence[str]) -> str:
 
 def write_frame(frame: pl.DataFrame, path: str) -> None:
     """A frame as Parquet or CSV, by the path's suffix; whole or not at all."""
-    temporary = f"{path}.tmp"
-    try:
-        if path.endswith(".csv"):
-            frame.write_csv(temporary)
-        else:
-            frame.write_parquet(temporary)
-        Path(temporary).replace(path)
-    except OSError as error:
-        _give_up(path, temporary, error)
+    buffer = io.BytesIO()  # encoded first: the system's own errors then say what is wrong
+    if path.endswith(".csv"):
+        frame.write_csv(buffer)
+    else:
+        frame.write_parquet(buffer)
+    _write_whole(path, buffer.getvalue())
 
 
 def write_text(text: str, path: str) -> None:
     """A text file; whole or not at all."""
-    temporary = f"{path}.tmp"
+    _write_whole(path, text.encode())
+
+
+def _write_whole(path: str, content: bytes) -> None:
+    temporary = Path(f"{path}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except OSError as error:
-        _give_up(path, temporary, error)
-
-
-def _give_up(path: str, temporary: str, error: OSError) -> None:
-    Path(temporary).unlink(missing_ok=True)
-    reason = error.strerror or str(error)
-    raise DataError(
-        f"{path} cannot be written: {reason}; free space or choose another path"
-    ) from None
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path} cannot be written: {reason}; free space or choose another path"
+        ) from None
 
 
 def _field(value: Any) -> Any:
