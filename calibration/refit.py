@@ -9,6 +9,7 @@ calib_memory.parquet. Runs of the family dt_real are never fitted on.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 import json
 import tempfile
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calibration import frontend, replay
+from calibration import closing, frontend, replay
 from calibration.models import (
     ENGINE_VERSION,
     FITTED,
@@ -30,7 +31,9 @@ from calibration.models import (
     Model,
 )
 from pytwin.calibrate import early_eos, load_time, memory, observations, read, step_time
+from pytwin.calibrate.solve import Problem
 from pytwin.catalog import load_lengths
+from pytwin.validate import RunConfig
 
 SOURCE = (
     "public logs of FerranAgulloLopez/GPULLMAdapterOptimization (arXiv:2508.08343), "
@@ -38,7 +41,8 @@ SOURCE = (
 )
 
 # Overloaded runs used, of all: enough to fix the law of large batches.
-_QUEUED_SHARE = 0.3
+_QUEUED_SHARE = 0.5
+_CLOSING_TURNS = 2
 
 
 class Traces:
@@ -62,7 +66,9 @@ class Traces:
         return self.tables[name].filter(pl.col("run_idx").is_in(runs["run_idx"].implode()))
 
 
-def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -> dict[str, Any]:
+def fit(
+    traces: Traces, directory: Path, model: Model, rounds: int, out: Path, start: Path | None = None
+) -> dict[str, Any]:
     """A profile document of one model."""
     runs = traces.runs.filter(pl.col("model") == model.name)
     lengths = load_lengths(model.lengths)
@@ -111,6 +117,10 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
     }
     # Round by round: the law of the last round decides which batches the twin goes through, those
     # decide the next law. The micro-benchmarks' logged steps stay in all of them.
+    if start is not None:
+        earlier = json.loads((start / f"{model.profile}.json").read_text(encoding="utf-8"))
+        document["step_time"], document["frontend"] = earlier["step_time"], earlier["frontend"]
+        document["errors"]["frontend"] = earlier["errors"].get("frontend")
     micro = step_time.without(logged, "traffic")
     runs_of_model = replay.cases(directory, "ml_test", model.name, _QUEUED_SHARE)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,13 +133,35 @@ def fit(traces: Traces, directory: Path, model: Model, rounds: int, out: Path) -
             document["errors"]["step_time"] = law.errors()
             document["residual_spread"] = law.spread()
             # The stalls of the first minute decide in which state a busy run settles.
-            if number in (0, rounds - 1):
+            if number == rounds - 1:
+                for turn in range(_CLOSING_TURNS):
+                    law = close(document, law, micro, runs_of_model, 100 + turn)
+                document["step_time"]["terms"] = law.terms()
+                document["errors"]["step_time"] = law.errors()
+            if number == rounds - 1 or (number == 0 and start is None):
                 fitted = frontend.fit(document, runs_of_model)
                 document["frontend"], document["errors"]["frontend"] = fitted
             met = f"{len(seen.target)}/{len(replayed)} runs met"
             print(f"{model.name} round {number}: {met}", flush=True)
             write(document, out)
     return document
+
+
+def close(
+    document: dict[str, Any],
+    law: step_time.Law,
+    micro: Problem,
+    runs: list[tuple[RunConfig, dict[str, Any]]],
+    seed: int,
+) -> step_time.Law:
+    """The law after one closed-loop step."""
+    names = [entry.name for entry in step_time.candidates()]
+    columns = [names.index(entry.name) for entry in law.components]
+    coefficients, before = closing.close(
+        document, law.components, law.coefficients, micro.columns(columns), runs, seed
+    )
+    print(f"{document['model']} before closing (seed {seed}): {before}", flush=True)
+    return dataclasses.replace(law, coefficients=coefficients)
 
 
 def ranges(runs: pl.DataFrame, observed: observations.Observations) -> dict[str, list[float]]:
@@ -170,13 +202,16 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("pytwin/profiles"))
     parser.add_argument("--model", help="only this one, for example llama-3.1-8b-instruct")
+    parser.add_argument("--start", type=Path, help="directory of profiles to go on from")
     parser.add_argument("--rounds", type=int, default=4, help="simulate-and-refit rounds")
     arguments = parser.parse_args()
     traces = Traces(arguments.traces)
     for model in MODELS:
         if arguments.model not in (None, model.name):
             continue
-        document = fit(traces, arguments.traces, model, arguments.rounds, arguments.out)
+        document = fit(
+            traces, arguments.traces, model, arguments.rounds, arguments.out, arguments.start
+        )
         print(write(document, arguments.out))
         print(json.dumps(document["errors"], indent=1))
 

@@ -32,6 +32,8 @@ _EXTRA_RANK_BLOCKS: Factor = {"of": "max_lora_rank", "above": 16}
 # The largest captured CUDA graph: beyond it kernels are launched one by one.
 _EAGER: Factor = {"of": "tokens", "at_least": 513}
 _ABOVE_GRAPHS: Factor = {"of": "tokens", "above": 512}
+# An H100 has 132 multiprocessors.
+_BEYOND_SMS: Factor = {"of": "adapters", "above": 132}
 _ACTIVE: Factor = {"of": "adapters", "at_most": 1}
 
 
@@ -96,6 +98,23 @@ def candidates() -> list[Component]:
         ),
         component("adapters", "kernels of an active adapter", "adapters"),
         component(
+            "adapters>132",
+            "more active adapters than multiprocessors: a second wave of blocks",
+            _BEYOND_SMS,
+        ),
+        component(
+            "adapters>132 tokens",
+            "more active adapters than multiprocessors, per token",
+            _BEYOND_SMS,
+            "tokens",
+        ),
+        component(
+            "adapters>132 seqs",
+            "more active adapters than multiprocessors, per request",
+            _BEYOND_SMS,
+            "seqs",
+        ),
+        component(
             "adapters rank",
             "kernels of an active adapter, per 16 ranks",
             "max_lora_rank",
@@ -155,7 +174,7 @@ def candidates() -> list[Component]:
     ]
 
 
-EMPHASIS = {"traffic": 2.0, "saturated": 2.0, "lora mixed": 0.4}
+EMPHASIS = {"traffic": 3.0, "saturated": 3.0, "lora mixed": 0.25}
 # Always kept: without them the law has no base.
 _CORE = ("base", "tokens", "context", "slots", "adapters")
 
