@@ -36,7 +36,8 @@ TRAFFIC = st.fixed_dictionaries(
 )
 
 
-def simulate(settings: dict, traffic: dict) -> pt.Run:
+def make(settings: dict, traffic: dict) -> tuple[pt.EngineConfig, pt.Workload]:
+    """The server and the workload that these draws state."""
     served = traffic["served"]
     adapters = pt.adapters(served, traffic["rate_rps"] / max(served, 1), [8, 16])
     workload = pt.Workload.poisson(
@@ -45,12 +46,15 @@ def simulate(settings: dict, traffic: dict) -> pt.Run:
         lengths=pt.LogNormal(traffic["prompt"], 0.6, traffic["output"], 0.6, max_total_tokens=1000),
         duration_s=10,
         drain=traffic["drain"],
-        total_requests=None,
     )
     if settings["engine_version"] == "0.8.5":
         absent = {"scheduling_policy": "fcfs", "async_scheduling": False}
         settings = {**settings, **absent}
-    server = pt.EngineConfig(profile=TOY, **settings)
+    return pt.EngineConfig(profile=TOY, **settings), workload
+
+
+def simulate(settings: dict, traffic: dict) -> pt.Run:
+    server, workload = make(settings, traffic)
     return pt.simulate(server, workload, seed=traffic["seed"], steps=True)
 
 
