@@ -103,6 +103,27 @@ def load_profile(profile: str) -> Profile:
     )
 
 
+def _wrong_part(data: dict[str, Any]) -> str | None:
+    """What the Python side cannot read in a profile; the core checks the cost terms itself."""
+    for key in ("name", "model", "engine_version"):
+        if not isinstance(data.get(key), str):
+            return f"{key} ({data.get(key)!r}) must be a text"
+    for key in ("memory", "server", "lengths", "ranges", "provenance"):
+        if not isinstance(data.get(key, {}), dict):
+            return f"{key} must be a mapping"
+    gpu_bytes = data.get("memory", {}).get("gpu_bytes")
+    if not isinstance(gpu_bytes, (int, float)) or not gpu_bytes > 0:
+        return f"memory.gpu_bytes ({gpu_bytes!r}) must be a positive number of bytes"
+    if not isinstance(data.get("early_eos", 0.0), (int, float)):
+        return f"early_eos ({data['early_eos']!r}) must be a probability"
+    for name, pair in data.get("ranges", {}).items():
+        if not (isinstance(pair, list) and len(pair) == 2) or not all(
+            isinstance(end, (int, float)) for end in pair
+        ):
+            return f"ranges.{name} ({pair!r}) must be [least, greatest]"
+    return None
+
+
 @lru_cache(maxsize=64)
 def _read_profile(path: Path, _mtime_ns: int) -> Profile:
     text = path.read_text(encoding="utf-8")
@@ -116,9 +137,9 @@ def _read_profile(path: Path, _mtime_ns: int) -> Profile:
             f"profile ({path}) has schema {found}, this version reads schema {PROFILE_SCHEMA}: "
             "refit it with pytwin calibrate"
         )
-    missing = [key for key in ("name", "model", "engine_version", "memory") if key not in data]
-    if missing:
-        raise ConfigError(f"profile ({path}) lacks {', '.join(missing)}: refit it")
+    wrong = _wrong_part(data)
+    if wrong is not None:
+        raise ConfigError(f"profile ({path}): {wrong}: refit it, or see the reference of profiles")
     inside = path.parent == _PROFILES
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Profile(key=data["name"] if inside else f"{data['name']}#{digest}", text=text, data=data)

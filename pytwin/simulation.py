@@ -82,7 +82,10 @@ class Twin:
 
     def _hold(self, profile: Profile, resolved: ResolvedWorkload) -> None:
         if profile.key not in self._held:
-            self.library.add_profile(profile.key, profile.text)
+            try:
+                self.library.add_profile(profile.key, profile.text)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
             self._held.add(profile.key)
         for table in resolved.tables:
             self._hold_lengths(table)

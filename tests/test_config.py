@@ -135,6 +135,33 @@ def test_a_profile_that_is_none_is_refused_in_one_line(tmp_path, text):
     assert "profile (" in refusal(profile=str(path))
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"model": 3}, "model (3) must be a text"),
+        ({"memory": {}}, "memory.gpu_bytes (None) must be a positive number"),
+        ({"server": []}, "server must be a mapping"),
+        ({"early_eos": "often"}, "early_eos ('often') must be a probability"),
+        ({"ranges": {"seqs": [1]}}, "ranges.seqs ([1]) must be [least, greatest]"),
+        ({"engine_version": "0.6"}, "engine_version (0.6) of profile"),
+    ],
+)
+def test_a_profile_with_a_wrong_part_is_refused_in_one_line(tmp_path, change, expected):
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(json.loads(Path(TOY).read_text()) | change))
+    assert expected in refusal(profile=str(path))
+
+
+def test_cost_terms_that_the_core_refuses_are_a_one_line_error(tmp_path):
+    data = json.loads(Path(TOY).read_text())
+    data["step_time"]["terms"][0]["factors"] = ["moonphase"]
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(pt.ConfigError) as caught:
+        pt.simulate(pt.EngineConfig(profile=str(path)), pt.Workload.poisson(rate_rps=1))
+    assert 'unknown feature "moonphase"' in str(caught.value)
+
+
 def test_two_files_of_one_profile_name_do_not_mix(tmp_path):
     data = json.loads(Path(TOY).read_text())
     other = tmp_path / "toy.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytwin.errors import DataError, WorkloadError
@@ -91,6 +92,8 @@ def read_trace(source: str | PathLike[str] | pl.DataFrame) -> Trace:
 def _read(path: str) -> pl.DataFrame:
     import polars as pl
 
+    if Path(path).is_dir():
+        raise DataError(f"trace ({path}) is a directory: give a CSV or Parquet file")
     try:
         if path.endswith((".parquet", ".pq")):
             return pl.read_parquet(path)
