@@ -56,7 +56,8 @@ def close(
     share = np.stack([run.design * coefficients for run in here])
     share /= share.sum(axis=1, keepdims=True)
     queued = np.array([run.real["ts_waiting_mean"] > 5 for run in here])
-    weight = np.where(queued, 1 / np.sqrt(queued.sum()), 1 / np.sqrt((~queued).sum()))
+    alike = np.where(queued, queued.sum(), (~queued).sum())
+    weight = 1 / np.sqrt(alike)
     weight = weight * EMPHASIS["traffic"]
 
     fitted = logged.matrix * coefficients
