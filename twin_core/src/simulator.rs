@@ -80,8 +80,9 @@ pub trait Driver {
 
 /// Runs `engine` until the driver stops it.
 pub fn run(engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateReport) -> Result<()> {
-    let mut in_flight: VecDeque<Batch> = VecDeque::new();
-    let mut spare: Vec<Batch> = Vec::new();
+    // Boxed: a batch changes hands four times a step.
+    let mut in_flight: VecDeque<Box<Batch>> = VecDeque::new();
+    let mut spare: Vec<Box<Batch>> = Vec::new();
     let mut events: Vec<LoraEvent> = Vec::new();
     loop {
         if !engine.scheduler.has_requests() && in_flight.is_empty() && driver.idle() == Flow::Stop {

@@ -47,7 +47,7 @@ pub struct UpdateReport {
     /// Requests whose previous token came with the previous update: they share one gap.
     pub regular_gaps: u32,
     /// Tokens delivered.
-    pub tokens: u32,
+    pub tokens: u64,
     /// Prompt tokens of the requests that got their first token.
     pub prompt_tokens: u32,
     /// Whether to fill `outputs`.
@@ -144,7 +144,7 @@ impl Scheduler {
         }
         // Members never miss a step, so their gap is the regular one.
         report.regular_gaps += batch.num_cohort;
-        report.tokens += batch.num_cohort;
+        report.tokens += u64::from(batch.num_cohort);
         self.cohort.advance(now);
         let mut left = false;
         while let Some(id) = self.cohort.pop_ended(&mut self.requests) {

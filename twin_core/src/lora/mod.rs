@@ -69,17 +69,18 @@ impl Recency {
 
     /// The least (or, for a mutation, most) recently visited of `adapters`.
     fn victim(&self, adapters: impl Iterator<Item = AdapterId>, least: bool) -> Option<AdapterId> {
-        if least {
-            adapters.min_by_key(|&adapter| self.key(adapter))
-        } else {
-            adapters.max_by_key(|&adapter| self.key(adapter))
-        }
+        // Nearly always the step alone decides; the place within it costs a hash.
+        adapters.reduce(|best, adapter| {
+            let steps = self.step[adapter as usize].cmp(&self.step[best as usize]);
+            let order = steps.then_with(|| self.key(adapter).cmp(&self.key(best)));
+            if order.is_lt() == least { adapter } else { best }
+        })
     }
 
     /// `adapters` from the least to the most recently visited.
     fn sorted(&self, adapters: impl Iterator<Item = AdapterId>) -> Vec<AdapterId> {
         let mut order: Vec<AdapterId> = adapters.collect();
-        order.sort_by_key(|&adapter| self.key(adapter));
+        order.sort_by_cached_key(|&adapter| self.key(adapter));
         order
     }
 }
@@ -140,7 +141,7 @@ impl LoraManager {
             self.order.extend_from_slice(adapters);
             let (recency, visits) = (&self.recency, self.visits);
             self.order
-                .sort_by_key(|&adapter| recency.hashed_position(adapter, visits));
+                .sort_by_cached_key(|&adapter| recency.hashed_position(adapter, visits));
             for position in 0..self.order.len() {
                 self.visit(self.order[position], None, events);
             }

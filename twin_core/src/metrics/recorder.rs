@@ -175,7 +175,7 @@ impl Recorder {
 
     /// Tokens reached the client, `regular_gap` after those of the update before.
     pub fn update(&mut self, report: &UpdateReport, regular_gap: Picoseconds) {
-        self.generation_tokens += u64::from(report.tokens);
+        self.generation_tokens += report.tokens;
         self.prompt_tokens += u64::from(report.prompt_tokens);
         // Tokens that leave together are one chunk: no gap between them.
         if report.regular_gaps > 0 && regular_gap > 0 {

@@ -66,6 +66,21 @@ pub struct AdapterGroup {
     pub lengths: Option<LengthLaw>,
 }
 
+impl AdapterGroup {
+    fn total_rate_rps(&self) -> f64 {
+        (0..self.count as usize)
+            .map(|k| {
+                self.rates_rps
+                    .get(k % self.rates_rps.len().max(1))
+                    .unwrap_or(&0.0)
+            })
+            .sum()
+    }
+}
+
+/// Requests are numbered in 32 bits.
+const MAX_REQUESTS: f64 = 2e9;
+
 /// The traffic of one simulation.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
@@ -155,9 +170,10 @@ impl WorkloadSpec {
             ));
         }
         if let ArrivalLaw::Gamma { burstiness } = spec.arrivals
-            && !(burstiness > 0.0 && burstiness.is_finite())
+            && !(burstiness >= 0.01 && burstiness.is_finite())
         {
-            return invalid(format!("burstiness ({burstiness}) must be > 0"));
+            // Below, gaps underflow to zero and arrivals never end.
+            return invalid(format!("burstiness ({burstiness}) must be >= 0.01; 1 is Poisson"));
         }
         if spec.total_requests.is_some() && spec.arrivals != ArrivalLaw::Poisson {
             return invalid("total_requests needs Poisson arrivals: leave out burstiness");
