@@ -1,5 +1,7 @@
 //! Many simulations on all cores.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -31,7 +33,11 @@ pub fn simulate_many(
                 if cancel.load(Ordering::Relaxed) {
                     return Err(TwinError::Interrupted);
                 }
-                let row = SimulationSpec::parse(json).and_then(|spec| simulate(library, &spec, cancel));
+                // A defect of ours costs one row, never a sweep.
+                let row = catch_unwind(AssertUnwindSafe(|| {
+                    SimulationSpec::parse(json).and_then(|spec| simulate(library, &spec, cancel))
+                }))
+                .unwrap_or_else(|panic| Err(internal(panic.as_ref())));
                 done.fetch_add(1, Ordering::Relaxed);
                 match row {
                     Err(TwinError::Interrupted) => Err(TwinError::Interrupted),
@@ -40,4 +46,14 @@ pub fn simulate_many(
             })
             .collect()
     })
+}
+
+fn internal(panic: &(dyn Any + Send)) -> TwinError {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    TwinError::Invalid(format!(
+        "internal error: {text}: please report it with this configuration"
+    ))
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use twin_core::config::EngineVersion;
+use twin_core::engine::scheduler::Fidelity;
 use twin_core::trace::run_case;
 
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ prop_compose! {
 
 fn trace(case: &Random, write: bool) -> Vec<Value> {
     let json = json!({"config": case.config, "requests": case.requests, "aborts": case.aborts});
-    let lines = run_case(&json.to_string(), case.version, write).expect("the case runs");
+    let lines = run_case(&json.to_string(), case.version, write, Fidelity::Fast).expect("the case runs");
     lines
         .iter()
         .map(|line| serde_json::from_str(line).expect("a JSON line"))
@@ -162,9 +163,9 @@ proptest! {
         }
     }
 
-    /// INV-5 fidelity: counting blocks and naming them lead to the same decisions.
+    /// INV-5 fidelity: fast mode (no block ids, decodes kept as one) and exact mode make the same decisions.
     #[test]
-    fn counts_decide_as_ids_do(case in cases()) {
+    fn fast_decides_as_exact_does(case in cases()) {
         let (full, brief) = (trace(&case, true), trace(&case, false));
         prop_assert_eq!(full.last(), brief.last());
     }

@@ -282,9 +282,9 @@ impl Driver for TraceDriver {
     }
 }
 
-/// Runs a case and returns its trace as JSON lines (header, steps, summary). With `write` false only header and summary, and
-/// block ids are kept only where prefix caching needs them: for timing.
-pub fn run_case(json: &str, version: EngineVersion, write: bool) -> Result<Vec<String>> {
+/// Runs a case and returns its trace as JSON lines (header, steps, summary). With `write` false only header and summary: for
+/// timing, in either fidelity (a trace is written in exact mode only).
+pub fn run_case(json: &str, version: EngineVersion, write: bool, fidelity: Fidelity) -> Result<Vec<String>> {
     let case: Case = serde_json::from_str(json).map_err(|cause| TwinError::Schema {
         what: "case".into(),
         cause: cause.to_string(),
@@ -313,7 +313,7 @@ pub fn run_case(json: &str, version: EngineVersion, write: bool) -> Result<Vec<S
         .chain(case.lora_preload.iter().copied())
         .max()
         .unwrap_or(0);
-    let fidelity = if write { Fidelity::Exact } else { Fidelity::Fast };
+    let fidelity = if write { Fidelity::Exact } else { fidelity };
     let mut engine = Engine::new(&config, rules, case.config.num_blocks, num_adapters, fidelity, 0);
     if let Some(lora) = engine.lora.as_mut() {
         lora.preload(case.lora_preload.iter().copied());

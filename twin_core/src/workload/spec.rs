@@ -162,6 +162,17 @@ impl WorkloadSpec {
         let Self::Generated(spec) = self else {
             return Ok(());
         };
+        let rate = spec.base_rate_rps
+            + spec
+                .adapters
+                .iter()
+                .map(AdapterGroup::total_rate_rps)
+                .sum::<f64>();
+        if rate * duration > MAX_REQUESTS {
+            return invalid(format!(
+                "{rate} requests per second over duration_s ({duration}) must be <= {MAX_REQUESTS} requests: shorten it"
+            ));
+        }
         check_rate("base_rate_rps", spec.base_rate_rps)?;
         if !(0.0..=1.0).contains(&spec.early_eos) {
             return invalid(format!(
