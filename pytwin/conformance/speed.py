@@ -24,9 +24,9 @@ def compare_speed(
 
     Seconds are of processor time, so that a busy machine slows neither. vLLM's are those of its own
     calls (adding requests, schedule, update, adapter caches), without the harness around them. The
-    twin's are those of the whole call, the case's JSON included: `exact` writes the trace that
-    conformance compares, `fast` keeps decoding requests as one and writes none. The twin visits
-    adapters in an order of its own: that moves adapters between tiers, and changes no batch.
+    twin's are those of the whole call, the case's JSON included, with no trace written: `exact` is
+    what conformance compares, `fast` keeps decoding requests as one. The twin visits adapters in an
+    order of its own: that moves adapters between tiers, and changes no batch.
     """
     rows: list[dict[str, Any]] = []
     for preset in presets:
@@ -39,8 +39,8 @@ def compare_speed(
                 continue
             steps += summary["steps"]
             theirs += summary["scheduler_seconds"]
-            exact += _twin_seconds(case, version, write=True)
-            fast += _twin_seconds(case, version, write=False)
+            exact += _twin_seconds(case, version, exact=True)
+            fast += _twin_seconds(case, version, exact=False)
         if steps:
             rows.append(_row(preset, steps, steps / theirs, steps / exact, steps / fast))
     means = [
@@ -63,12 +63,12 @@ def _row(preset: str, steps: int, theirs: float, exact: float, fast: float) -> d
     }
 
 
-def _twin_seconds(case: dict[str, Any], version: EngineVersion, *, write: bool) -> float:
+def _twin_seconds(case: dict[str, Any], version: EngineVersion, *, exact: bool) -> float:
     from pytwin import _core
 
     text = json.dumps(case)
     calls, started = 0, time.process_time()
     while (spent := time.process_time() - started) < LEAST_SECONDS:
-        _core.conformance_trace(text, version.name, write=write)
+        _core.conformance_trace(text, version.name, write=False, exact=exact)
         calls += 1
     return spent / calls
