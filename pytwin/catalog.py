@@ -1,4 +1,4 @@
-"""What the package ships: profiles (JSON) and length tables (Parquet), found and read."""
+"""What the package ships: profiles (JSON) and length tables (npz), found and read."""
 
 from __future__ import annotations
 
@@ -174,33 +174,30 @@ class LengthTable:
 
 def shipped_lengths() -> list[str]:
     """Names of the length tables in the package, sorted."""
-    return sorted(path.stem for path in _LENGTHS.glob("*.parquet"))
+    return sorted(path.stem for path in _LENGTHS.glob("*.npz"))
 
 
 @lru_cache(maxsize=8)
 def load_lengths(name: str) -> LengthTable:
-    """A shipped length table: Parquet columns prompt_tokens, output_tokens and optional count.
+    """A shipped length table: arrays prompt_tokens, output_tokens, count, and `told` about them.
 
     Raises
     ------
     DataError: no such table in the package.
     """
     import numpy as np
-    import polars as pl
 
-    path = _LENGTHS / f"{name}.parquet"
+    path = _LENGTHS / f"{name}.npz"
     if not path.is_file():
         raise DataError(
             f"length table ({name}) is unknown: shipped are {', '.join(shipped_lengths())}"
         )
-    frame = pl.read_parquet(path)
-    told = pl.read_parquet_metadata(path)
-    pool = [told.get(f"pool_mean_{part}_tokens") for part in ("prompt", "output")]
-    count = frame["count"] if "count" in frame.columns else None
-    return LengthTable(
-        name=name,
-        prompt_tokens=frame["prompt_tokens"].to_numpy().astype(np.uint32),
-        output_tokens=frame["output_tokens"].to_numpy().astype(np.uint32),
-        weights=np.ones(frame.height) if count is None else count.to_numpy().astype(np.float64),
-        pool_means=(float(pool[0]), float(pool[1])) if pool[0] and pool[1] else None,
-    )
+    with np.load(path) as file:
+        told = json.loads(str(file["told"]))
+        return LengthTable(
+            name=name,
+            prompt_tokens=file["prompt_tokens"].astype(np.uint32),
+            output_tokens=file["output_tokens"].astype(np.uint32),
+            weights=file["count"].astype(np.float64),
+            pool_means=(told["pool_mean_prompt_tokens"], told["pool_mean_output_tokens"]),
+        )
