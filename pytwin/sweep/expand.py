@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +25,19 @@ _MOST_ROWS = 1_000_000_000
 _MOST_FILTERED = 50_000_000
 
 
-class Axis:
+class Axis(ABC):
     """One dimension of the product: `size` points, each giving values to some keys."""
 
     names: tuple[str, ...]
     size: int
 
+    @abstractmethod
     def put(self, index: int, row: Row) -> None:
         """Write point `index` into `row`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values_of(self, name: str) -> set[Any]:
         """Every value that a key of hashable values takes."""
-        raise NotImplementedError
 
 
 class _Points(Axis):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -39,12 +40,12 @@ class ResolvedLengths:
     table: LengthTable | None = None
 
 
-class LengthLaw:
+class LengthLaw(ABC):
     """Base of the length laws; `resolve` gives what the core reads."""
 
+    @abstractmethod
     def resolve(self, profile: Profile) -> ResolvedLengths:
         """The law under this profile's tokenizer."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -37,7 +38,7 @@ class ResolvedWorkload:
     prompt_ranges: tuple[tuple[float, float], ...] = ()
 
 
-class Workload:
+class Workload(ABC):
     """Traffic: made by one of the class methods below.
 
     At `duration_s` the client stops and cancels what is in flight; metrics cover the requests
@@ -49,18 +50,18 @@ class Workload:
     duration_s: float
 
     @property
+    @abstractmethod
     def adapter_ranks(self) -> list[int]:
         """Rank of each adapter, in order."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def adapter_names(self) -> tuple[str, ...] | None:
         """Names of the adapters, where the source had them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resolve(self, profile: Profile) -> ResolvedWorkload:
         """What the core reads, under this profile's tokenizer."""
-        raise NotImplementedError
 
     @staticmethod
     def poisson(
