@@ -78,8 +78,13 @@ def build(pairs_file: Path, traces: Path, out: Path) -> None:
             "command": "python -m calibration.build_lengths",
         }
         # numpy's own format, not Parquet: a simulation reads it without importing Polars.
-        columns = {column: table[column].to_numpy() for column in table.columns}
-        np.savez_compressed(out / f"{name}.npz", told=np.array(json.dumps(told)), **columns)
+        np.savez_compressed(
+            out / f"{name}.npz",
+            told=np.array(json.dumps(told)),
+            prompt_tokens=table["prompt_tokens"].to_numpy(),
+            output_tokens=table["output_tokens"].to_numpy(),
+            count=table["count"].to_numpy(),
+        )
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .cases import DEFAULTS
+from .cases import DEFAULTS, CaseError
 from .versions import EngineVersion
 
 # A twin takes a materialised case and the name of an engine version, and gives JSON lines.
@@ -17,11 +17,14 @@ def core_twin(case: Mapping[str, Any], engine_version: str) -> list[str]:
     """The Rust core's trace of a materialised case.
 
     Raises:
-        ValueError: the core refuses the case; one line.
+        CaseError: the core refuses the case, or it never ends; one line.
     """
     from pytwin import _core
 
-    lines = _core.conformance_trace(json.dumps(case), engine_version)
+    try:
+        lines = _core.conformance_trace(json.dumps(case), engine_version)
+    except ValueError as error:
+        raise CaseError(str(error)) from None
     lines[0], lines[-1] = _header(lines[0]), _summary(lines[-1])
     return lines
 

@@ -11,6 +11,7 @@ import pytest
 from pytwin import _core
 from pytwin.conformance.cases import materialise, parse_case
 from pytwin.conformance.client import Reference, ReferenceRaisedError
+from pytwin.conformance.compare import first_difference
 from pytwin.conformance.fuzz import PresetResult, compare_case, fuzz_preset
 from pytwin.conformance.generate import random_case
 from pytwin.conformance.presets import presets_for
@@ -177,3 +178,15 @@ def test_where_vllm_would_spin_for_ever_both_say_so(
         reference_of(version).trace(whole)
     with pytest.raises(ValueError, match="never ends"):
         core_twin(whole, version)
+
+
+@pytest.mark.parametrize("version", ["0.8.5", "0.32"])
+def test_a_prompt_beyond_max_model_len_is_scheduled_as_vllm_does(
+    reference_of: ReferenceOf, version: str
+) -> None:
+    """The API server refuses such a prompt; the scheduler must still not fall over it."""
+    config = {"max_model_len": 33, "block_size": 1, "enable_prefix_caching": True}
+    request = {"id": "a", "arrival_step": 0, "prompt_len": 34, "max_tokens": 2}
+    case = {"config": config, "requests": [request]}
+    whole = materialise(parse_case(case), engine_version(version))
+    assert first_difference(reference_of(version).trace(whole), core_twin(whole, version)) is None

@@ -24,6 +24,9 @@ pub struct Rules {
     pub hash_at_first_lookup: bool,
     /// The length limit is checked before stop tokens (0.8.5): changes the reported reason only.
     pub length_before_stop: bool,
+    /// A prompt beyond `max_model_len` (the API server refuses it) asks for no more blocks than that length has (0.32); 0.8.5
+    /// asks for all and takes as many.
+    pub demand_within_model_len: bool,
     /// KV usage leaves the null block out of the denominator (0.32).
     pub usage_excludes_null_block: bool,
     /// FCFS preempts the last of `running`.
@@ -70,6 +73,7 @@ impl Rules {
             reserved_positions: if old { 0 } else { 1 },
             hash_at_first_lookup: old,
             length_before_stop: old,
+            demand_within_model_len: !old,
             usage_excludes_null_block: !old,
             preempt_last: true,
             no_admission_after_preemption: true,

@@ -172,18 +172,20 @@ impl KvCacheManager {
                 .count() as u32
         });
         let held = request.num_blocks + hits.len() as u32;
-        let blocks_for = |tokens: u32| {
-            tokens
-                .min(self.max_model_len)
-                .div_ceil(self.block_size)
-                .saturating_sub(held)
-        };
-        if self.full_sequence_gate && blocks_for(request.num_tokens) + evictable + watermark > self.free {
+        let blocks_for = |tokens: u32| tokens.div_ceil(self.block_size).saturating_sub(held);
+        let within_model_len = |tokens: u32| blocks_for(tokens.min(self.max_model_len));
+        if self.full_sequence_gate && within_model_len(request.num_tokens) + evictable + watermark > self.free
+        {
             return false;
         }
         let computed = request.num_computed_tokens + hits.len() as u32 * self.block_size;
-        let needed = blocks_for(computed + num_new);
-        if needed + evictable + watermark > self.free {
+        let needed = within_model_len(computed + num_new);
+        let asked = if self.rules.demand_within_model_len {
+            needed
+        } else {
+            blocks_for(computed + num_new)
+        };
+        if asked + evictable + watermark > self.free {
             return false;
         }
         if let Some(ids) = self.ids.as_mut().filter(|_| !hits.is_empty()) {

@@ -127,7 +127,8 @@ impl PrefixCache {
     /// Publishes the request's blocks up to `num_full` under their hashes.
     pub fn publish(&mut self, id: u32, table: &[u32], num_full: u32) {
         let chain = &mut self.chains[id as usize];
-        for k in chain.num_cached..num_full {
+        // A prompt beyond max_model_len (the API server refuses it; the scheduler does not) fills fewer blocks than it has.
+        for k in chain.num_cached..num_full.min(table.len() as u32) {
             let (block, hash) = (table[k as usize], chain.hashes[k as usize]);
             self.hash_of_block[block as usize] = Some(hash);
             let blocks = self.blocks_of_hash.entry(hash).or_default();

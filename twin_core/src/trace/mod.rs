@@ -22,6 +22,9 @@ use crate::time::Picoseconds;
 
 /// Iterations without progress after which a case with nothing left to arrive is given up (vLLM would spin for ever).
 const STALLED_AFTER: u32 = 8;
+/// The same for iterations in which something is scheduled but no token comes out: a request that outgrows the KV cache is
+/// preempted and resumed for ever. The longest honest wait is one prompt of `max_model_len` under a budget of one token.
+const NO_OUTPUT_AFTER: u32 = 200_000;
 const STOP_TOKEN: u32 = 7;
 
 /// The iteration counter as clock, a case as traffic.
@@ -38,6 +41,7 @@ struct TraceDriver {
     write: bool,
     iteration: u64,
     stalled: u32,
+    without_output: u32,
     step: Step,
     lines: Vec<String>,
     totals: (u64, u64, u64),
@@ -72,6 +76,7 @@ impl TraceDriver {
             write,
             iteration: 0,
             stalled: 0,
+            without_output: 0,
             step: Self::empty_step(0),
             lines: Vec::new(),
             totals: (0, 0, 0),
@@ -252,6 +257,9 @@ impl Driver for TraceDriver {
     }
 
     fn updated(&mut self, engine: &Engine, report: &UpdateReport) {
+        if report.tokens > 0 {
+            self.without_output = 0;
+        }
         if self.write {
             self.step.updated = Some(Updated {
                 output: report.outputs.iter().map(|&serial| self.name(serial)).collect(),
@@ -272,9 +280,11 @@ impl Driver for TraceDriver {
         if self.write {
             self.lines.push(to_json(&self.step)?);
         }
-        if self.stalled >= STALLED_AFTER && self.next == self.requests.len() && self.aborts.is_empty() {
+        self.without_output += 1;
+        let stuck = self.stalled >= STALLED_AFTER || self.without_output >= NO_OUTPUT_AFTER;
+        if stuck && self.next == self.requests.len() && self.aborts.is_empty() {
             return invalid(format!(
-                "the case never ends: nothing can be scheduled at iteration {} and nothing is left to arrive; give num_blocks for the longest request",
+                "the case never ends: no request gets on at iteration {} and nothing is left to arrive; give num_blocks for the longest request",
                 self.step.i
             ));
         }
