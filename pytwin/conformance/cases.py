@@ -67,11 +67,6 @@ class CaseConfig(_Strict):
             raise ValueError(
                 f"max_cpu_loras ({self.max_cpu_loras}) must be >= max_loras ({self.max_loras})"
             )
-        if self.max_num_active_seqs and self.max_num_active_seqs > self.max_num_seqs:
-            raise ValueError(
-                f"max_num_active_seqs ({self.max_num_active_seqs}) must be <= "
-                f"max_num_seqs ({self.max_num_seqs})"
-            )
         return self
 
 
@@ -83,7 +78,7 @@ class CaseRequest(_Strict):
     prompt_len: PositiveInt | None = None
     prompt_token_ids: Annotated[list[Count], Field(min_length=1)] | None = None
     max_tokens: PositiveInt
-    stop_at: PositiveInt | None = None  # the stop_at-th output token is a stop token
+    stop_at: Count | None = None  # the stop_at-th output token is a stop token; 0: none is
     lora_id: Count | None = None  # 0 or None: the base model
     priority: int = 0
     arrival_time: float | None = None  # default: rank of arrival; only `priority` reads it
@@ -117,8 +112,11 @@ class CaseAbort(_Strict):
     id: str
 
 
-class Case(_Strict):
+class Case(BaseModel):
     """A whole case; see the module's text."""
+
+    # A case may carry notes of its own (a seed, a preset's name); settings must all be known.
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     config: CaseConfig = CaseConfig()
     requests: list[CaseRequest]

@@ -43,8 +43,9 @@ class Reference:
     def __init__(self, sources: Path) -> None:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
+            names = " ".join(missing)
             raise ReferenceUnavailableError(
-                f"conformance needs {', '.join(missing)}: pip install 'pytwin[conformance]'"
+                f"conformance needs {names}: {sys.executable} -m pip install {names}"
             )
         # A fixed hash seed makes the order of vLLM's adapter sets, hence the trace, repeatable.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}

@@ -27,13 +27,16 @@ def test_a_case_takes_the_defaults_of_the_keys_left_out() -> None:
     assert whole["lora_order"] == {}
 
 
+def test_a_case_may_carry_notes() -> None:
+    assert parse_case({"requests": [request()], "preset": "easy", "seed": 3}).requests
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
         ("{", "not JSON"),
         ("[]", "the case"),
         ({"requests": [], "config": {"max_lorass": 3}}, r"unknown key \(config.max_lorass\)"),
-        ({"requests": [], "preset": "easy"}, r"unknown key \(preset\)"),
         ({"requests": [request(prio=1)]}, r"unknown key \(requests.0.prio\)"),
         ({}, "requests"),
         ({"requests": [request(), request()]}, r"request id \(a\) occurs twice"),

@@ -186,9 +186,8 @@ impl Driver for TraceDriver {
     fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]) {
         self.totals.1 += batch.preempted.len() as u64;
         self.totals.2 += u64::from(batch.totals.tokens);
-        if !batch.is_empty() {
-            self.stalled = 0;
-        }
+        let idle = batch.is_empty() && batch.preempted.is_empty() && engine.scheduler.has_unfinished();
+        self.stalled = if idle { self.stalled + 1 } else { 0 };
         if !self.write {
             return;
         }
@@ -240,7 +239,6 @@ impl Driver for TraceDriver {
     }
 
     fn stalled(&mut self) -> Flow {
-        self.stalled += 1;
         Flow::Continue
     }
 
