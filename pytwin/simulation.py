@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from functools import lru_cache
 from typing import Any
 
@@ -52,8 +53,7 @@ class Twin:
         ------
         ConfigError, WorkloadError: server and traffic do not fit each other, in one line.
         """
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _MAX_SEED:
-            raise PytwinError(f"seed ({seed!r}) must be a whole number from 0 to 2**64 - 1")
+        seed = _whole_seed(seed)
         if timeseries_s is not None and not 0.001 <= timeseries_s < float("inf"):
             raise PytwinError(f"timeseries_s ({timeseries_s}) must be >= 0.001, or None")
         profile = server.loaded_profile
@@ -202,6 +202,16 @@ def simulate(
 @lru_cache(maxsize=1)
 def _shared_twin() -> Twin:
     return Twin()
+
+
+def _whole_seed(seed: object) -> int:
+    try:
+        whole = -1 if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        whole = -1
+    if not 0 <= whole <= _MAX_SEED:
+        raise PytwinError(f"seed ({seed!r}) must be a whole number from 0 to 2**64 - 1")
+    return whole
 
 
 def _check_fit(engine: dict[str, Any], ranks: list[int]) -> None:

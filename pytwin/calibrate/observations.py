@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pytwin.calibrate.terms import Features
+from pytwin.calibrate.terms import CONFIG_FEATURES, STEP_FEATURES, Features
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -59,25 +59,6 @@ class Observations:
         return np.stack(columns, axis=1)
 
 
-_NAMES = (
-    "lora",
-    "max_loras",
-    "max_lora_rank",
-    "max_cpu_loras",
-    "served_adapters",
-    "prefill_tokens",
-    "prefill_seqs",
-    "decode_seqs",
-    "seqs",
-    "tokens",
-    "context_tokens",
-    "adapters",
-    "lora_seqs",
-    "running",
-    "waiting",
-)
-
-
 class _Rows:
     """Collects observations row by row."""
 
@@ -106,7 +87,8 @@ class _Rows:
         if not self.target:
             raise ValueError("no usable step observation: steps or unqueued runs are needed")
         columns = {
-            name: np.array([micro[2].get(name, 0.0) for micro in self.micro]) for name in _NAMES
+            name: np.array([micro[2].get(name, 0.0) for micro in self.micro])
+            for name in CONFIG_FEATURES + STEP_FEATURES
         }
         return Observations(
             features=columns,

@@ -36,9 +36,9 @@ def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise WriteError(f"{path} is no directory: choose another name") from None
+        raise DataError(f"{path} is no directory: choose another name") from None
     except OSError as error:
-        raise WriteError(f"{path} cannot be made: {error.strerror}") from None
+        raise DataError(f"{path} cannot be made: {error.strerror}: choose another") from None
 
 
 class Store:
