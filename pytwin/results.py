@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 REQUEST_STATUS = ("finished", "unfinished", "refused", "aborted")
 """Meaning of the core's status codes 0 to 3."""
 
+_ADAPTER_NAMES = {"arrived": "offered", "finished": "served", "loads_memory": "loads"}
+"""The core counts events; a reader of the frame asks what was offered and served."""
+
 _TTFT_OBJECTIVE_MS = 3000.0
 _TPOT_OBJECTIVE_MS = 200.0
 
@@ -85,8 +88,12 @@ class Run:
 
     @cached_property
     def adapters(self) -> pl.DataFrame:
-        """One row per adapter (0: base model): rank, rate, requests, tokens, latencies, loads.
+        """One row per adapter: rank, rate, requests, tokens, latencies, loads.
 
+        adapter (its number; 0 is the base model, which has a row only if it got requests), rank,
+        rate_rps, offered (requests sent), refused, served (finished in time), offered_tokens,
+        input_tokens and output_tokens (of the served), mean, p50, p90 and p99 of ttft_ms,
+        mean_tpot_ms, loads (copies into a GPU slot), loads_disk (of these, read from disk first).
         `slo_miss` is the share of arrived requests that were refused, whose first token came (or
         had not come, at the end) after 3 s, or whose mean time per output token exceeds 200 ms.
         Named adapters carry a column `name`.
@@ -96,6 +103,9 @@ class Run:
         frame = self._frame("adapters", "adapters")
         if frame.is_empty():
             return frame
+        frame = frame.rename(_ADAPTER_NAMES).filter(
+            (pl.col("adapter") > 0) | (pl.col("offered") > 0)
+        )
         floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
         frame = frame.with_columns(pl.col(floats).fill_nan(None))
         if self._outcome["requests"] is not None:

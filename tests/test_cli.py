@@ -100,7 +100,7 @@ def test_frames_are_saved(cli, tmp_path):
     assert done.code == 0
     saved = json.loads(done.out)
     assert pl.read_csv(tmp_path / "requests.csv").height == saved["arrived"]
-    assert pl.read_parquet(tmp_path / "adapters.parquet").height == 9
+    assert pl.read_parquet(tmp_path / "adapters.parquet").height == 8
     assert pl.read_csv(tmp_path / "timeseries.csv").height >= 29
     assert pl.read_parquet(tmp_path / "steps.parquet").height == saved["steps"]
     assert not list(tmp_path.glob("*.tmp"))

@@ -57,10 +57,10 @@ def test_the_adapters_frame_sums_to_the_metrics(run):
     adapters, metrics = run.adapters, run.metrics
     assert adapters["adapter"].to_list() == list(range(13))
     assert adapters["rank"].to_list()[1:] == [8, 16] * 6
-    assert adapters["arrived"].sum() == metrics["arrived"]
-    assert adapters["finished"].sum() == metrics["completed"]
+    assert adapters["offered"].sum() == metrics["arrived"]
+    assert adapters["served"].sum() == metrics["completed"]
     assert adapters["output_tokens"].sum() == metrics["total_output_tokens"]
-    assert adapters["loads_memory"].sum() == metrics["lora_loads_memory"]
+    assert adapters["loads"].sum() == metrics["lora_loads_memory"]
     assert adapters["slo_miss"].is_between(0, 1).all()
 
 
@@ -248,7 +248,7 @@ def test_names_of_adapters_reach_the_frame(toy, tmp_path):
     path = tmp_path / "fleet.csv"
     path.write_text("adapter,rate_rps,rank\nsql,1,8\nchat,2,16\n")
     traffic = pt.Workload.poisson(adapters=pt.adapters_from_csv(path), duration_s=30)
-    assert pt.simulate(toy(), traffic).adapters["name"].to_list() == ["", "sql", "chat"]
+    assert pt.simulate(toy(), traffic).adapters["name"].to_list() == ["sql", "chat"]
 
 
 def test_a_trace_of_a_run_replays_it(toy):
