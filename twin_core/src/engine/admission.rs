@@ -49,7 +49,7 @@ impl Scheduler {
         if !self.rules.skip_blocked_adapter {
             return self.admit_in_line(batch, budget, threshold);
         }
-        self.admit_among_places(batch, budget, threshold, from);
+        self.admit_among_places(batch, budget, threshold);
     }
 
     fn may_admit(&self, budget: u32) -> bool {
@@ -61,7 +61,7 @@ impl Scheduler {
     }
 
     /// All places are taken: only requests of the adapters that hold them, and of the base model, can come in.
-    fn admit_among_places(&mut self, batch: &mut Batch, budget: &mut u32, threshold: u32, _from: usize) {
+    fn admit_among_places(&mut self, batch: &mut Batch, budget: &mut u32, threshold: u32) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         let base = self.rules.base_model_unblocked.then_some(0);
