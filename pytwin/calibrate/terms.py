@@ -9,7 +9,7 @@ integers; this is their meaning in NumPy, for fitting.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,14 +46,12 @@ class Part:
 class Component:
     """What one fitted coefficient multiplies: a weighted sum of products of factors.
 
-    name: short, for reports. parts: the products. why: the physical reason. signed: whether the
-    coefficient may be negative (default: it may not).
+    name: short, for reports. parts: the products. why: the physical reason.
     """
 
     name: str
     parts: tuple[Part, ...]
     why: str
-    signed: bool = field(default=False)
 
 
 def component(name: str, why: str, *factors: Factor, scale: float = 1.0) -> Component:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .cases import DEFAULTS, CaseError
+from .cases import CaseError
 from .versions import EngineVersion
 
 # A twin takes a materialised case and the name of an engine version, and gives JSON lines.
@@ -22,31 +22,9 @@ def core_twin(case: Mapping[str, Any], engine_version: str) -> list[str]:
     from pytwin import _core
 
     try:
-        lines = _core.conformance_trace(json.dumps(case), engine_version)
+        return _core.conformance_trace(json.dumps(case), engine_version)
     except ValueError as error:
         raise CaseError(str(error)) from None
-    lines[0], lines[-1] = _header(lines[0]), _summary(lines[-1])
-    return lines
-
-
-def _header(line: str) -> str:
-    """The core's header with the fields of a trace of vLLM, in their order."""
-    core = json.loads(line)
-    header = {
-        "type": "header",
-        "vllm": core["vllm"],
-        "config": {name: core["config"][name] for name in DEFAULTS},
-        "requests": core["requests"],
-        "hash_seed": None,  # no set is walked here
-    }
-    return json.dumps(header, separators=(",", ":"))
-
-
-def _summary(line: str) -> str:
-    core = json.loads(line)
-    counts = {name: core[name] for name in ("steps", "preemptions", "tokens", "unfinished")}
-    # The same case gives the same bytes: no time of day, no duration.
-    return json.dumps({"type": "summary", **counts, "seconds": None}, separators=(",", ":"))
 
 
 def with_recorded_order(case: Mapping[str, Any], trace: Iterable[str]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ pub trait Driver {
     fn stalled(&mut self) -> Flow;
     /// The oldest batch has come back. Returns when its tokens reach the client and when those of the batch before did; `None`
     /// when that is past the end.
-    fn completed(&mut self, engine: &Engine, batch: &Batch) -> Option<(Picoseconds, Picoseconds)>;
+    fn completed(&mut self, batch: &Batch) -> Option<(Picoseconds, Picoseconds)>;
     /// Value of request `serial`'s `nth` output token (prefix caching only).
     fn token(&self, serial: u32, nth: u32) -> u32;
     /// The output has been applied.
@@ -112,7 +112,7 @@ pub fn run(engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateRep
             }
         }
         if wait_for_output && let Some(batch) = in_flight.pop_front() {
-            let Some((now, previous)) = driver.completed(engine, &batch) else {
+            let Some((now, previous)) = driver.completed(&batch) else {
                 return Ok(());
             };
             let token = |serial, nth| driver.token(serial, nth);

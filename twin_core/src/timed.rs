@@ -215,7 +215,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         self.jump_to_next()
     }
 
-    fn completed(&mut self, _engine: &Engine, batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
+    fn completed(&mut self, batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
         let returned = self.now.max(batch.end);
         self.accept(returned);
         if !batch.is_empty() {

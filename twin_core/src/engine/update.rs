@@ -27,8 +27,6 @@ impl FinishReason {
 /// A request that ended in this update, as it was then.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// The slot it had.
-    pub id: RequestId,
     /// Its last state.
     pub request: Request,
     /// Why it ended.
@@ -174,7 +172,6 @@ impl Scheduler {
         }
         self.kv.release(id, &mut self.requests[id]);
         report.finished.push(Finished {
-            id,
             request: self.requests[id].clone(),
             reason,
         });

@@ -216,11 +216,6 @@ impl Recorder {
         }
     }
 
-    /// Requests finished so far.
-    pub fn num_finished(&self) -> u64 {
-        self.counters.iter().map(|counter| counter.finished).sum()
-    }
-
     /// The frames that were asked for.
     pub fn into_frames(self, ranks: &[u32], rates: &[f64], adapters: bool) -> Frames {
         Frames {

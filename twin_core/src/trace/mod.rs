@@ -242,7 +242,7 @@ impl Driver for TraceDriver {
         Flow::Continue
     }
 
-    fn completed(&mut self, _engine: &Engine, _batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
+    fn completed(&mut self, _batch: &Batch) -> Option<(Picoseconds, Picoseconds)> {
         Some((self.iteration, self.iteration.saturating_sub(1)))
     }
 
