@@ -173,6 +173,9 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
 
     fn deliver(&mut self, scheduler: &mut Scheduler) {
         self.accept(self.now);
+        if self.ingress.is_empty() {
+            return;
+        }
         let delay = self.ingress_delay();
         while self
             .ingress
