@@ -114,13 +114,26 @@ def _wrong_part(data: dict[str, Any]) -> str | None:
     gpu_bytes = data.get("memory", {}).get("gpu_bytes")
     if not isinstance(gpu_bytes, (int, float)) or not gpu_bytes > 0:
         return f"memory.gpu_bytes ({gpu_bytes!r}) must be a positive number of bytes"
-    if not isinstance(data.get("early_eos", 0.0), (int, float)):
-        return f"early_eos ({data['early_eos']!r}) must be a probability"
+    wrong = _wrong_early_eos(data.get("early_eos", 0.0))
+    if wrong is not None:
+        return wrong
     for name, pair in data.get("ranges", {}).items():
         if not (isinstance(pair, list) and len(pair) == 2) or not all(
             isinstance(end, (int, float)) for end in pair
         ):
             return f"ranges.{name} ({pair!r}) must be [least, greatest]"
+    return None
+
+
+def _wrong_early_eos(law: Any) -> str | None:
+    """A probability, or {"probability": p, "per_token": h}: of an output of n tokens p + h n."""
+    parts = law if isinstance(law, dict) else {"probability": law}
+    if "probability" not in parts or not parts.keys() <= {"probability", "per_token"}:
+        return f"early_eos ({law!r}) must be a probability, or hold probability and per_token"
+    for name, value in parts.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            label = "early_eos" if name == "probability" else f"early_eos.{name}"
+            return f"{label} ({value!r}) must be a probability"
     return None
 
 

@@ -142,6 +142,12 @@ def test_a_profile_that_is_none_is_refused_in_one_line(tmp_path, text):
         ({"memory": {}}, "memory.gpu_bytes (None) must be a positive number"),
         ({"server": []}, "server must be a mapping"),
         ({"early_eos": "often"}, "early_eos ('often') must be a probability"),
+        ({"early_eos": 1.5}, "early_eos (1.5) must be a probability"),
+        ({"early_eos": {"per_token": 1e-4}}, "must be a probability, or hold probability"),
+        (
+            {"early_eos": {"probability": 0.1, "per_token": 3}},
+            "early_eos.per_token (3) must be a probability",
+        ),
         ({"ranges": {"seqs": [1]}}, "ranges.seqs ([1]) must be [least, greatest]"),
         ({"engine_version": "0.6"}, "engine_version (0.6) of profile"),
     ],

@@ -83,8 +83,8 @@ class Workload(ABC):
         lengths: "sharegpt", a (prompt_tokens, output_tokens) pair, or a law.
         duration_s: length of the run in seconds.
         total_requests: fixes the number of arrivals (Poisson conditioned on its count).
-        early_eos: probability that a request stops before its output length; the profile's
-            measured one if left out.
+        early_eos: probability that a request stops before its output length, at a uniform
+            position; the profile's measured law if left out.
         drain: wait at the end for the requests in flight.
 
         Raises
@@ -221,7 +221,8 @@ class GeneratedWorkload(Workload):
             )
         early_eos = self.early_eos
         if early_eos is None:
-            early_eos = float(profile.data.get("early_eos", 0.0))
+            # A probability, or the law {"probability", "per_token"} that the core reads.
+            early_eos = profile.data.get("early_eos", 0.0)
         document = {
             "kind": "generated",
             "duration_s": self.duration_s,

@@ -11,7 +11,7 @@ use rand_distr::weighted::WeightedAliasIndex;
 use super::Traffic;
 use super::arrivals::{ArrivalStream, FixedCountStream};
 use super::lengths::{LengthSampler, LengthTables};
-use super::spec::GeneratedSpec;
+use super::spec::{EarlyEos, GeneratedSpec};
 use crate::engine::{NEVER, NewRequest};
 use crate::error::{Result, TwinError};
 use crate::rng::{ChaCha8Rng, Purpose, stream};
@@ -46,7 +46,7 @@ enum Arrivals {
 pub struct Generated {
     sources: Vec<Source>,
     arrivals: Arrivals,
-    early_eos: f64,
+    early_eos: EarlyEos,
     end: Picoseconds,
     serial: u32,
 }
@@ -165,12 +165,10 @@ impl Traffic for Generated {
         let source = &mut self.sources[adapter as usize];
         let (prompt_tokens, max_tokens) = source.lengths.sample(&mut source.length_rng);
         let mut stop_at = NEVER;
-        if self.early_eos > 0.0 {
+        if self.early_eos != EarlyEos::default() {
             // One draw decides both whether and where, so that the stream advances alike for every request.
             let u: f64 = source.stop_rng.random();
-            if u < self.early_eos {
-                stop_at = 1 + (u / self.early_eos * f64::from(max_tokens)) as u32;
-            }
+            stop_at = self.early_eos.stop_at(u, max_tokens).unwrap_or(NEVER);
         }
         let serial = self.serial;
         self.serial += 1;

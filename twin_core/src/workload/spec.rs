@@ -91,6 +91,68 @@ pub enum WorkloadSpec {
     Replay(ReplaySpec),
 }
 
+/// Chance that a request stops before its requested length, at a uniform position of its output: a constant part and one that
+/// grows with the requested output. In JSON a bare number is the constant part alone.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(from = "EarlyEosValue")]
+pub struct EarlyEos {
+    /// Whatever the output's length.
+    pub probability: f64,
+    /// Per token of the requested output.
+    pub per_token: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum EarlyEosValue {
+    Constant(f64),
+    Law(EarlyEosLaw),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EarlyEosLaw {
+    probability: f64,
+    #[serde(default)]
+    per_token: f64,
+}
+
+impl From<EarlyEosValue> for EarlyEos {
+    fn from(value: EarlyEosValue) -> Self {
+        match value {
+            EarlyEosValue::Constant(probability) => Self {
+                probability,
+                per_token: 0.0,
+            },
+            EarlyEosValue::Law(law) => Self {
+                probability: law.probability,
+                per_token: law.per_token,
+            },
+        }
+    }
+}
+
+impl EarlyEos {
+    /// For a request of `max_tokens`, by one uniform draw `u` in [0, 1): after how many tokens it stops early, if it does.
+    pub fn stop_at(self, u: f64, max_tokens: u32) -> Option<u32> {
+        let length = f64::from(max_tokens);
+        let chance = (self.probability + self.per_token * length).min(1.0);
+        (u < chance).then(|| 1 + (u / chance * length) as u32)
+    }
+
+    fn validate(self) -> Result<()> {
+        for (name, value) in [
+            ("early_eos", self.probability),
+            ("early_eos.per_token", self.per_token),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return invalid(format!("{name} ({value}) must be a probability in [0, 1]"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Traffic drawn from laws.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GeneratedSpec {
@@ -110,9 +172,9 @@ pub struct GeneratedSpec {
     pub arrivals: ArrivalLaw,
     /// Law of the lengths.
     pub lengths: LengthLaw,
-    /// Probability that a request stops early, at a uniform position of its output.
+    /// How often a request stops before its requested length.
     #[serde(default)]
-    pub early_eos: f64,
+    pub early_eos: EarlyEos,
     /// Fixed number of arrivals.
     #[serde(default)]
     pub total_requests: Option<u32>,
@@ -174,12 +236,7 @@ impl WorkloadSpec {
             ));
         }
         check_rate("base_rate_rps", spec.base_rate_rps)?;
-        if !(0.0..=1.0).contains(&spec.early_eos) {
-            return invalid(format!(
-                "early_eos ({}) must be a probability in [0, 1]",
-                spec.early_eos
-            ));
-        }
+        spec.early_eos.validate()?;
         if let ArrivalLaw::Gamma { burstiness } = spec.arrivals
             && !(burstiness >= 0.01 && burstiness.is_finite())
         {
@@ -253,6 +310,47 @@ impl LengthLaw {
                 }
                 Ok(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EarlyEos;
+
+    fn law(json: &str) -> EarlyEos {
+        serde_json::from_str(json).expect("a law")
+    }
+
+    #[test]
+    fn a_bare_number_is_a_constant_chance() {
+        assert_eq!(
+            law("0.25"),
+            EarlyEos {
+                probability: 0.25,
+                per_token: 0.0
+            }
+        );
+        assert_eq!(law("0.25"), law(r#"{"probability": 0.25}"#));
+        assert!(serde_json::from_str::<EarlyEos>(r#"{"probability": 0.25, "per_word": 1}"#).is_err());
+    }
+
+    #[test]
+    fn long_outputs_stop_more_often_and_uniformly() {
+        let law = law(r#"{"probability": 0.01, "per_token": 1e-4}"#);
+        let draws = 100_000;
+        for (length, chance) in [(100_u32, 0.02), (900, 0.1), (20_000, 1.0)] {
+            let stops: Vec<u32> = (0..draws)
+                .filter_map(|k| law.stop_at(f64::from(k) / f64::from(draws), length))
+                .collect();
+            let share = stops.len() as f64 / f64::from(draws);
+            assert!((share - chance).abs() < 2e-5, "{share} of {length}");
+            assert!(stops.iter().all(|&stop| (1..=length).contains(&stop)));
+            let mean = stops.iter().map(|&stop| f64::from(stop)).sum::<f64>() / stops.len() as f64;
+            assert!(
+                (mean / f64::from(length + 1) - 0.5).abs() < 0.01,
+                "{mean} of {length}"
+            );
         }
     }
 }
