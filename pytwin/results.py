@@ -23,9 +23,6 @@ REQUEST_STATUS = ("finished", "unfinished", "refused", "aborted")
 _ADAPTER_NAMES = {"arrived": "offered", "finished": "served", "loads_memory": "loads"}
 """The core counts events; a reader of the frame asks what was offered and served."""
 
-_TTFT_OBJECTIVE_MS = 3000.0
-_TPOT_OBJECTIVE_MS = 200.0
-
 
 class Run:
     """One simulation.
@@ -94,8 +91,9 @@ class Run:
         rate_rps, offered (requests sent), refused, served (finished in time), offered_tokens,
         input_tokens and output_tokens (of the served), mean, p50, p90 and p99 of ttft_ms,
         mean_tpot_ms, loads (copies into a GPU slot), loads_disk (of these, read from disk first).
-        `slo_miss` is the share of arrived requests that were refused, whose first token came (or
-        had not come, at the end) after 3 s, or whose mean time per output token exceeds 200 ms.
+        slo_miss is the share of the judged requests that missed an objective: refused, finished
+        with too late a first token or too long a time per output token, or still without a first
+        token after the time for it. What is in flight and not late yet is not judged.
         Named adapters carry a column `name`.
         """
         import polars as pl
@@ -108,8 +106,6 @@ class Run:
         )
         floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
         frame = frame.with_columns(pl.col(floats).fill_nan(None))
-        if self._outcome["requests"] is not None:
-            frame = frame.join(self._slo_miss(), on="adapter", how="left", maintain_order="left")
         names = self._traffic.adapter_names
         if names is None:
             return frame
@@ -166,15 +162,6 @@ class Run:
                 return pl.DataFrame()
             raise PytwinError(f"{part} (None) were not recorded: simulate(..., {option})")
         return pl.DataFrame(dict(columns))
-
-    def _slo_miss(self) -> pl.DataFrame:
-        import polars as pl
-
-        waited_ms = (float(self.metrics["duration"]) - pl.col("arrival_s")) * 1e3
-        late = pl.col("ttft_ms").fill_null(waited_ms) > _TTFT_OBJECTIVE_MS
-        slow = (pl.col("tpot_ms") > _TPOT_OBJECTIVE_MS).fill_null(False)
-        missed = (pl.col("status") == "refused") | late | slow
-        return self.requests.group_by("adapter").agg(slo_miss=missed.mean())
 
 
 def _burstiness(traffic: Workload) -> float | None:

@@ -14,6 +14,11 @@ from pytwin.errors import ConfigError, PytwinError, WorkloadError
 from pytwin.results import Run
 from pytwin.workload import ResolvedWorkload, Trace, Workload
 
+TTFT_SLO_MS = 3000.0
+TPOT_SLO_MS = 200.0
+"""The objectives unless others are given: time to first token, and mean time per output token."""
+
+_MAX_SLO_MS = 1e9
 _MAX_SEED = 2**64 - 1
 _MAX_TRANSIENT = 32  # traces and made-up tables that the shared library holds before it starts anew
 
@@ -46,8 +51,13 @@ class Twin:
         timeseries_s: float | None = None,
         steps: bool = False,
         ignore_memory: bool = False,
+        ttft_slo_ms: float = TTFT_SLO_MS,
+        tpot_slo_ms: float = TPOT_SLO_MS,
     ) -> dict[str, Any]:
         """The core's document for one simulation; what it refers to is put into `library`.
+
+        Options as in `simulate`; `requests` and `adapters` ask for the core's columns of those
+        frames.
 
         Raises
         ------
@@ -56,6 +66,9 @@ class Twin:
         seed = _whole_seed(seed)
         if timeseries_s is not None and not 0.001 <= timeseries_s < float("inf"):
             raise PytwinError(f"timeseries_s ({timeseries_s}) must be >= 0.001, or None")
+        for name, value in (("ttft_slo_ms", ttft_slo_ms), ("tpot_slo_ms", tpot_slo_ms)):
+            if not 0 < value <= _MAX_SLO_MS:
+                raise PytwinError(f"{name} ({value}) must be > 0 and <= 1e9 milliseconds")
         profile = server.loaded_profile
         resolved = traffic.resolve(profile)
         ranks = traffic.adapter_ranks
@@ -74,6 +87,7 @@ class Twin:
                 "timeseries_s": timeseries_s,
                 "steps": steps,
             },
+            "objectives": {"ttft_ms": ttft_slo_ms, "tpot_ms": tpot_slo_ms},
         }
 
     def spec_json(self, server: EngineConfig, traffic: Workload, **options: Any) -> str:
@@ -146,6 +160,8 @@ def simulate(
     timeseries_s: float | None = 2.0,
     steps: bool = False,
     ignore_memory: bool = False,
+    ttft_slo_ms: float = TTFT_SLO_MS,
+    tpot_slo_ms: float = TPOT_SLO_MS,
 ) -> Run:
     """Simulate `traffic` on `server`.
 
@@ -157,6 +173,9 @@ def simulate(
     timeseries_s: period of `Run.timeseries` in seconds, None for none.
     steps: record one row per engine step in `Run.steps`.
     ignore_memory: simulate even a server whose memory model says that it cannot start.
+    ttft_slo_ms, tpot_slo_ms: the objectives that `slo_attainment`, `request_goodput`,
+        `adapters_missing_slo` and the adapters' `slo_miss` are judged by
+        (`vllm bench serve --goodput ttft:... tpot:...`).
 
     Returns
     -------
@@ -184,6 +203,8 @@ def simulate(
         timeseries_s=timeseries_s,
         steps=steps,
         ignore_memory=ignore_memory,
+        ttft_slo_ms=ttft_slo_ms,
+        tpot_slo_ms=tpot_slo_ms,
     )
     try:
         outcome = _core.simulate(twin.library, spec)

@@ -281,3 +281,56 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 200
+
+
+def judged(run: pt.Run, ttft_ms: float, tpot_ms: float) -> pl.DataFrame:
+    """The requests that can be judged, from the request frame alone, with `missed`."""
+    waited = (run.metrics["duration"] - pl.col("arrival_s")) * 1e3
+    late = pl.col("ttft_ms").fill_null(waited) > ttft_ms
+    finished = pl.col("status") == "finished"
+    slow = finished & (pl.col("tpot_ms") > tpot_ms).fill_null(False)
+    missed = (pl.col("status") == "refused") | late | slow
+    return run.requests.with_columns(missed=missed).filter(finished | pl.col("missed"))
+
+
+@pytest.mark.parametrize("ttft_ms", [25.0, 400.0, 3000.0])
+@pytest.mark.parametrize("tpot_ms", [10.5, 200.0])
+def test_objectives_are_judged_request_by_request(toy, ttft_ms, tpot_ms):
+    server = toy(max_loras=3, max_num_seqs=12, max_connections=80)
+    slo = {"ttft_slo_ms": ttft_ms, "tpot_slo_ms": tpot_ms}
+    run = pt.simulate(server, TRAFFIC, seed=4, **slo)
+    rows = judged(run, ttft_ms, tpot_ms)
+    met = rows.height - rows["missed"].sum()
+    assert 0 < met < rows.height < run.requests.height
+    assert run.metrics["slo_attainment"] == pytest.approx(met / rows.height)
+    assert run.metrics["request_goodput"] == pytest.approx(met / run.metrics["duration"])
+    expected = rows.group_by("adapter").agg(slo_miss=pl.col("missed").mean()).sort("adapter")
+    assert run.adapters["slo_miss"].to_list() == pytest.approx(expected["slo_miss"].to_list())
+
+
+def test_an_adapter_misses_as_a_whole_by_its_means(toy):
+    server = toy(max_loras=3, max_num_seqs=12, max_connections=80)
+    run = pt.simulate(server, TRAFFIC, seed=4, ttft_slo_ms=900.0, tpot_slo_ms=60.0)
+    frame = run.adapters
+    late = (frame["mean_ttft_ms"] > 900) | (frame["mean_tpot_ms"] > 60)
+    assert 0 < run.metrics["adapters_missing_slo"] == late.sum() < 13
+    for name in ("ttft_ms", "tpot_ms"):
+        assert run.metrics[f"worst_adapter_mean_{name}"] == frame[f"mean_{name}"].max()
+
+
+def test_an_adapter_that_is_served_nothing_misses(toy):
+    traffic = pt.Workload.poisson(
+        adapters=pt.adapters(3, [4.0, 4.0, 0.0]), lengths=(10, 5000), duration_s=20
+    )
+    run = pt.simulate(toy(max_num_seqs=1), traffic)
+    assert run.metrics["completed"] == 0
+    assert run.metrics["adapters_missing_slo"] == 2
+    assert run.metrics["slo_attainment"] == 0
+    assert run.adapters["slo_miss"].to_list() == [1.0, 1.0, None]
+
+
+@pytest.mark.parametrize("name", ["ttft_slo_ms", "tpot_slo_ms"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), 1e10])
+def test_objectives_must_be_positive(toy, name, value):
+    with pytest.raises(pt.PytwinError, match=rf"{name} \({value}\) must be > 0"):
+        pt.simulate(toy(), TRAFFIC, **{name: value})

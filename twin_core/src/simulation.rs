@@ -13,7 +13,7 @@ use crate::engine::scheduler::Fidelity;
 use crate::error::{Result, TwinError, invalid};
 use crate::metrics::recorder::Frames;
 use crate::metrics::summary::Ending;
-use crate::metrics::{Collect, Recorder, Summary};
+use crate::metrics::{Collect, ObjectivesSpec, Recorder, Summary};
 use crate::rules::Rules;
 use crate::simulator::{self, Engine};
 use crate::time::from_seconds;
@@ -83,6 +83,9 @@ pub struct SimulationSpec {
     /// Frames to keep.
     #[serde(default)]
     pub collect: Collect,
+    /// What a request must keep to, to count as served well.
+    #[serde(default)]
+    pub objectives: ObjectivesSpec,
     /// Touch every request in every step, with block ids: the same results, slower. For tests of the fast mode.
     #[serde(default)]
     pub exact: bool,
@@ -97,6 +100,7 @@ impl SimulationSpec {
         })?;
         spec.engine.validate()?;
         spec.workload.validate()?;
+        spec.objectives.validate()?;
         if let Some(period) = spec.collect.timeseries_s
             && !(period >= 1e-3 && period.is_finite())
         {
@@ -213,7 +217,7 @@ impl Run<'_> {
             traffic,
             &cost,
             cancel,
-            Recorder::new(num_adapters, spec.collect),
+            Recorder::new(num_adapters, spec.collect, spec.objectives.into()),
             Conditions {
                 num_adapters,
                 max_connections: config.max_connections,

@@ -159,7 +159,10 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
         }
         self.recorder.hold(end);
         for request in scheduler.requests.iter() {
-            self.recorder.unfinished(request);
+            self.recorder.unfinished(request, end);
+        }
+        for (_, new) in &self.ingress {
+            self.recorder.on_the_way(new, end);
         }
         Ok((self.ingress.len() as u64, self.recorder))
     }

@@ -51,6 +51,7 @@ pub fn adapters<'py>(py: Python<'py>, frame: AdapterColumns) -> PyResult<Bound<'
         mean_tpot_ms,
         loads_disk,
         loads_memory,
+        slo_miss,
     )
 }
 

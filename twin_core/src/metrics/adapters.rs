@@ -1,6 +1,7 @@
 //! One row per adapter.
 
 use super::latency::percentile;
+use super::objectives::Objectives;
 use crate::time::PS_PER_MS;
 
 /// Counters of one adapter while the run goes on.
@@ -18,12 +19,47 @@ pub struct AdapterCounters {
     pub input_tokens: u64,
     /// Output tokens of the finished.
     pub output_tokens: u64,
+    /// Requests that met the objectives: finished, in time.
+    pub slo_met: u64,
+    /// Requests that missed them: refused, finished late, or late already. The rest in flight is not judged.
+    pub slo_missed: u64,
+    /// Sum of TTFT of the finished, ps, and how many there are.
+    pub ttft: (u128, u64),
     /// Sum of TPOT, ps, and how many have one.
     pub tpot: (u128, u64),
     /// Loads from disk.
     pub loads_disk: u64,
     /// Copies into a GPU slot.
     pub loads_memory: u64,
+}
+
+impl AdapterCounters {
+    /// Mean TTFT of the finished in ms; NaN when there is none.
+    pub fn mean_ttft_ms(&self) -> f64 {
+        mean_ms(self.ttft)
+    }
+
+    /// Mean TPOT of the finished in ms; NaN when there is none.
+    pub fn mean_tpot_ms(&self) -> f64 {
+        mean_ms(self.tpot)
+    }
+
+    /// Share of the judged requests that missed the objectives; NaN when none could be judged.
+    pub fn slo_miss(&self) -> f64 {
+        self.slo_missed as f64 / (self.slo_met + self.slo_missed) as f64
+    }
+
+    /// Whether the adapter as a whole misses the objectives: a mean over its finished requests is above, or it finished
+    /// nothing and a request of it has missed.
+    pub fn misses(&self, objectives: &Objectives) -> bool {
+        let above = |(sum, count): (u128, u64), limit: u64| sum > u128::from(limit) * u128::from(count);
+        let late = above(self.ttft, objectives.ttft) || above(self.tpot, objectives.tpot);
+        late || (self.finished == 0 && self.slo_missed > 0)
+    }
+}
+
+fn mean_ms((sum, count): (u128, u64)) -> f64 {
+    sum as f64 / count as f64 / PS_PER_MS as f64
 }
 
 /// Columns of the adapter frame; row 0 is the base model.
@@ -46,6 +82,7 @@ pub struct AdapterColumns {
     pub mean_tpot_ms: Vec<f64>,
     pub loads_disk: Vec<u64>,
     pub loads_memory: Vec<u64>,
+    pub slo_miss: Vec<f64>,
 }
 
 impl AdapterColumns {
@@ -70,7 +107,6 @@ impl AdapterColumns {
                     percentile(&samples, q) / PS_PER_MS as f64
                 }
             };
-            let sum: u128 = samples.iter().map(|&value| u128::from(value)).sum();
             columns.adapter.push(index as u32);
             columns.rank.push(ranks.get(index).copied().unwrap_or(0));
             columns
@@ -82,18 +118,14 @@ impl AdapterColumns {
             columns.offered_tokens.push(counter.offered_tokens);
             columns.input_tokens.push(counter.input_tokens);
             columns.output_tokens.push(counter.output_tokens);
-            columns
-                .mean_ttft_ms
-                .push(sum as f64 / samples.len() as f64 / PS_PER_MS as f64);
+            columns.mean_ttft_ms.push(counter.mean_ttft_ms());
             columns.p50_ttft_ms.push(quantile(0.5));
             columns.p90_ttft_ms.push(quantile(0.9));
             columns.p99_ttft_ms.push(quantile(0.99));
-            let (tpot, with_tpot) = counter.tpot;
-            columns
-                .mean_tpot_ms
-                .push(tpot as f64 / with_tpot as f64 / PS_PER_MS as f64);
+            columns.mean_tpot_ms.push(counter.mean_tpot_ms());
             columns.loads_disk.push(counter.loads_disk);
             columns.loads_memory.push(counter.loads_memory);
+            columns.slo_miss.push(counter.slo_miss());
         }
         columns
     }

@@ -3,6 +3,7 @@
 pub mod adapters;
 pub mod histogram;
 pub mod latency;
+pub mod objectives;
 pub mod recorder;
 pub mod requests;
 pub mod steps;
@@ -10,6 +11,7 @@ pub mod summary;
 pub mod timeseries;
 
 pub use adapters::AdapterColumns;
+pub use objectives::{Objectives, ObjectivesSpec};
 pub use recorder::{Collect, Recorder};
 pub use requests::{RequestColumns, RequestStatus};
 pub use steps::StepColumns;

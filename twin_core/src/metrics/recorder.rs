@@ -2,6 +2,7 @@
 
 use super::adapters::{AdapterColumns, AdapterCounters};
 use super::histogram::Histogram;
+use super::objectives::Objectives;
 use super::requests::{RequestColumns, RequestStatus, time_per_output_token};
 use super::steps::StepColumns;
 use super::timeseries::{Gauges, Sampler, TimeseriesColumns};
@@ -56,6 +57,7 @@ pub struct Recorder {
     held_until: Picoseconds,
     gauges: Gauges,
     blocks_used: u32,
+    pub(super) objectives: Objectives,
     sampler: Option<Sampler>,
     request_rows: Option<RequestColumns>,
     step_rows: Option<StepColumns>,
@@ -63,7 +65,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// For adapters `0..=num_adapters`.
-    pub fn new(num_adapters: u32, collect: Collect) -> Self {
+    pub fn new(num_adapters: u32, collect: Collect, objectives: Objectives) -> Self {
         Self {
             counters: vec![AdapterCounters::default(); num_adapters as usize + 1],
             ttft: Vec::new(),
@@ -86,6 +88,7 @@ impl Recorder {
             held_until: 0,
             gauges: Gauges::default(),
             blocks_used: 0,
+            objectives,
             sampler: collect
                 .timeseries_s
                 .map(|s| Sampler::new(crate::time::from_seconds(s))),
@@ -99,6 +102,7 @@ impl Recorder {
         let counter = &mut self.counters[new.adapter as usize];
         counter.arrived += 1;
         counter.refused += u64::from(refused);
+        counter.slo_missed += u64::from(refused);
         counter.offered_tokens += u64::from(new.prompt_tokens) + u64::from(new.max_tokens);
         if let Some(rows) = &mut self.request_rows {
             rows.arrive(
@@ -194,6 +198,13 @@ impl Recorder {
         counter.finished += 1;
         counter.input_tokens += u64::from(request.prompt_tokens);
         counter.output_tokens += u64::from(request.num_output_tokens());
+        counter.ttft.0 += u128::from(request.first_token - request.arrival);
+        counter.ttft.1 += 1;
+        if self.objectives.met(request) {
+            counter.slo_met += 1;
+        } else {
+            counter.slo_missed += 1;
+        }
         self.ttft
             .push((request.adapter, request.first_token - request.arrival));
         self.e2el.push(request.last_token - request.arrival);
@@ -209,8 +220,20 @@ impl Recorder {
         }
     }
 
+    /// A request is still on its way to the scheduler at the end.
+    pub fn on_the_way(&mut self, new: &NewRequest, end: Picoseconds) {
+        let missed = self
+            .objectives
+            .missed_in_flight(new.arrival, Picoseconds::MAX, end);
+        self.counters[new.adapter as usize].slo_missed += u64::from(missed);
+    }
+
     /// A request is still in flight at the end.
-    pub fn unfinished(&mut self, request: &Request) {
+    pub fn unfinished(&mut self, request: &Request, end: Picoseconds) {
+        let missed = self
+            .objectives
+            .missed_in_flight(request.arrival, request.first_token, end);
+        self.counters[request.adapter as usize].slo_missed += u64::from(missed);
         if let Some(rows) = &mut self.request_rows {
             rows.leave(request, RequestStatus::Unfinished);
         }

@@ -1,7 +1,9 @@
 //! The scalar results of a run, under the names of `vllm bench serve --save-result`.
 
+use super::adapters::AdapterCounters;
 use super::latency::{Statistics, statistics};
-use super::recorder::Recorder;
+use super::objectives::Objectives;
+use super::recorder::{Collect, Recorder};
 use crate::time::{PS_PER_MS, Picoseconds, to_seconds};
 
 /// A scalar.
@@ -38,7 +40,7 @@ pub struct Ending {
 impl Summary {
     /// Every metric's name, with a value of its kind, in order.
     pub fn columns() -> Vec<(&'static str, Metric)> {
-        let mut nothing = Recorder::new(0, super::recorder::Collect::default());
+        let mut nothing = Recorder::new(0, Collect::default(), Objectives::default());
         let ending = Ending {
             duration: 1,
             running: 0,
@@ -78,8 +80,7 @@ impl Summary {
     pub fn of(recorder: &mut Recorder, ending: Ending) -> Self {
         let mut summary = Self::default();
         let seconds = to_seconds(ending.duration);
-        let total =
-            |f: fn(&super::adapters::AdapterCounters) -> u64| recorder.counters.iter().map(f).sum::<u64>();
+        let total = |f: fn(&AdapterCounters) -> u64| recorder.counters.iter().map(f).sum::<u64>();
         let (arrived, refused) = (total(|c| c.arrived), total(|c| c.refused));
         let completed = total(|c| c.finished);
         let (input, output) = (total(|c| c.input_tokens), total(|c| c.output_tokens));
@@ -110,6 +111,7 @@ impl Summary {
             },
         );
         summary.int("starved", u64::from(offered > 0.0 && throughput <= 0.9 * offered));
+        summary.objectives(recorder, seconds);
         summary.latencies(recorder);
         summary.int("preemptions", recorder.preemptions);
         summary.int("lora_loads_disk", disk);
@@ -120,6 +122,22 @@ impl Summary {
         summary.float("busy_s", to_seconds(recorder.busy));
         summary.occupancy(recorder, ending);
         summary
+    }
+
+    fn objectives(&mut self, recorder: &Recorder, seconds: f64) {
+        let counters = &recorder.counters;
+        let met: u64 = counters.iter().map(|c| c.slo_met).sum();
+        let missed: u64 = counters.iter().map(|c| c.slo_missed).sum();
+        // f64::max passes over the NaN of an adapter that finished nothing.
+        let worst = |mean: fn(&AdapterCounters) -> f64| counters.iter().map(mean).fold(f64::NAN, f64::max);
+        let missing = counters
+            .iter()
+            .filter(|counter| counter.misses(&recorder.objectives));
+        self.float("slo_attainment", met as f64 / (met + missed) as f64);
+        self.float("request_goodput", met as f64 / seconds);
+        self.float("worst_adapter_mean_ttft_ms", worst(AdapterCounters::mean_ttft_ms));
+        self.float("worst_adapter_mean_tpot_ms", worst(AdapterCounters::mean_tpot_ms));
+        self.int("adapters_missing_slo", missing.count() as u64);
     }
 
     fn latencies(&mut self, recorder: &mut Recorder) {
