@@ -10,6 +10,7 @@
 //! * [`engine`] decides who runs ([`engine::scheduler`], [`engine::admission`], [`engine::update`]); [`kv_cache`] hands out PagedAttention blocks; [`lora`]
 //!   keeps adapters in GPU slots over CPU memory. [`rules`] holds what differs between vLLM versions, as data.
 //! * [`cost`] turns what a step did into time, and a configuration into KV blocks, by a calibrated profile.
+//! * [`surrogate`] answers without simulating: a mean-field estimate from the same profile, and trees trained on simulations.
 //! * [`time`] is integer picoseconds; [`rng`] gives each purpose and adapter a random stream of its own.
 //!
 //! The crate knows no Python, no clock, no files and no global state: the same document gives the same bits.
@@ -26,6 +27,7 @@ pub mod rng;
 pub mod rules;
 pub mod simulation;
 pub mod simulator;
+pub mod surrogate;
 pub mod sweep;
 pub mod time;
 pub mod timed;

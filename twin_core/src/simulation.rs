@@ -51,7 +51,8 @@ impl Library {
         self.traces.insert(name.to_owned(), Arc::new(trace));
     }
 
-    fn profile(&self, name: &str) -> Result<&Arc<Profile>> {
+    /// The profile of that name.
+    pub fn profile(&self, name: &str) -> Result<&Arc<Profile>> {
         find("profile", name, &self.profiles)
     }
 }

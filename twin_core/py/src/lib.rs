@@ -6,6 +6,7 @@ mod frames;
 mod interrupt;
 mod library;
 mod simulate;
+mod surrogate;
 mod trace;
 
 /// The compiled part of pytwin.
@@ -17,6 +18,8 @@ mod _core {
     use super::library::Library;
     #[pymodule_export]
     use super::simulate::{memory, metric_columns, simulate, simulate_many};
+    #[pymodule_export]
+    use super::surrogate::{TreeModel, surrogate_feature_names, surrogate_features};
     #[pymodule_export]
     use super::trace::{conformance_trace, mutations};
 

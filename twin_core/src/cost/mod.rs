@@ -7,6 +7,8 @@ pub mod polynomial;
 pub mod profile;
 pub mod step_time;
 
+pub use features::{ConfigFeatures, Feature, NUM_FEATURES};
 pub use memory::{Infeasible, KvPlan};
+pub use polynomial::Polynomial;
 pub use profile::Profile;
 pub use step_time::CostModel;

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::features::{ConfigFeatures, Feature, Values};
+use super::features::{ConfigFeatures, Feature, NUM_FEATURES, Values};
 use crate::error::{Result, invalid};
 use crate::time::{PS_PER_US, Picoseconds};
 
@@ -186,5 +186,19 @@ impl Polynomial {
             sum += monomial.coefficient * i128::from(product);
         }
         sum.clamp(0, i128::from(u64::MAX / 4)) as Picoseconds
+    }
+
+    /// The cost in picoseconds where features are means, not counts: for estimates without a simulation.
+    pub fn eval_mean(&self, values: &[f64; NUM_FEATURES]) -> f64 {
+        let mut sum = self.constant as f64;
+        for monomial in &self.monomials {
+            let (feature, shape) = monomial.first;
+            let mut product = shape.of_float(values[feature as usize]);
+            if let Some((feature, shape)) = monomial.second {
+                product *= shape.of_float(values[feature as usize]);
+            }
+            sum += monomial.coefficient as f64 * product;
+        }
+        sum.max(0.0)
     }
 }
