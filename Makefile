@@ -16,7 +16,7 @@ OUT ?= out
 RUST_SOURCES := $(shell find twin_core -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
 .PHONY: help setup dev demo test test-rust test-python lint conformance conformance-latest validate \
-	calibrate bench wheel docs lock clean
+	calibrate bench bench-grid wheel docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
@@ -60,8 +60,13 @@ validate: setup ## long: the twin against the real runs in TRACES
 calibrate: dev ## refit the shipped profiles from the traces in TRACES
 	$(BIN)/python -m calibration.refit --traces $(TRACES)
 
-bench: dev ## long: speed, as ratios within one process
+bench: dev ## long: speed case by case: the core alone, then `pt.simulate` and a sweep
 	cargo bench --locked --workspace
+	mkdir -p $(OUT)
+	$(BIN)/python experiments/speed/bench.py --json $(OUT)/bench.json
+
+bench-grid: setup ## long: CPU-hours of the authors' training grid in TRACES, from a 2 % sample
+	$(BIN)/python experiments/speed/grid.py $(TRACES)/paper_twin_simdataset.parquet
 
 wheel: $(VENV)/.tools ## an abi3 wheel in dist/
 	$(BIN)/maturin build --release --locked --strip --out dist

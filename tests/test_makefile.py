@@ -25,6 +25,7 @@ def test_a_dry_run_of_every_long_target_finds_its_rules():
         "validate",
         "calibrate",
         "bench",
+        "bench-grid",
         "wheel",
         "docs",
         "lock",
