@@ -94,13 +94,23 @@ class Twin:
         """`spec` as the JSON text that the core takes."""
         return json.dumps(self.spec(server, traffic, **options), allow_nan=False)
 
+    def hold_profile(self, profile: Profile) -> None:
+        """Put a profile into `library` under its key, once.
+
+        Raises
+        ------
+        ConfigError: the core cannot read it, in one line.
+        """
+        if profile.key in self._held:
+            return
+        try:
+            self.library.add_profile(profile.key, profile.text)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self._held.add(profile.key)
+
     def _hold(self, profile: Profile, resolved: ResolvedWorkload) -> None:
-        if profile.key not in self._held:
-            try:
-                self.library.add_profile(profile.key, profile.text)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
-            self._held.add(profile.key)
+        self.hold_profile(profile)
         for table in resolved.tables:
             self._hold_lengths(table)
         if resolved.trace is not None:
