@@ -73,7 +73,7 @@ class Run:
         """
         import polars as pl
 
-        frame = self._frame("requests", "requests")
+        frame = self._frame("requests", "requests=True")
         if frame.is_empty():
             return frame
         frame = frame.with_row_index("request_id")  # the core keeps the order of arrival

@@ -334,3 +334,36 @@ def test_an_adapter_that_is_served_nothing_misses(toy):
 def test_objectives_must_be_positive(toy, name, value):
     with pytest.raises(pt.PytwinError, match=rf"{name} \({value}\) must be > 0"):
         pt.simulate(toy(), TRAFFIC, **{name: value})
+
+
+def test_quantiles_of_a_long_run_are_within_their_stated_error(toy):
+    traffic = pt.Workload.poisson(adapters=pt.adapters(12, 3.0, 8), duration_s=200)
+    counted = pt.simulate(toy(max_loras=4), traffic, seed=1)
+    exact = pt.simulate(toy(max_loras=4), traffic, seed=1, exact_quantiles=True)
+    assert counted.metrics["completed"] > 4_000
+    finished = counted.requests.filter(pl.col("status") == "finished")
+    for name, values in (
+        ("ttft_ms", finished["ttft_ms"]),
+        ("tpot_ms", finished.filter(pl.col("output_tokens") > 1)["tpot_ms"]),
+        ("e2el_ms", finished["e2el_ms"]),
+    ):
+        for label, q in (("median", 0.5), ("p90", 0.9), ("p99", 0.99)):
+            true = values.quantile(q, "linear")
+            assert exact.metrics[f"{label}_{name}"] == pytest.approx(true, rel=1e-9)
+            assert counted.metrics[f"{label}_{name}"] == pytest.approx(true, rel=1e-3)
+        assert counted.metrics[f"mean_{name}"] == pytest.approx(values.mean())
+        assert counted.metrics[f"std_{name}"] == pytest.approx(values.std(ddof=0), rel=1e-6)
+    for label in ("median", "p90", "p99"):
+        key = f"{label}_itl_ms"
+        assert counted.metrics[key] == pytest.approx(exact.metrics[key], rel=1e-3)
+    quantiles = [name for name in counted.metrics if name[:3] in ("med", "p90", "p99")]
+    same = {k: v for k, v in counted.metrics.items() if k not in quantiles}
+    assert same == {k: v for k, v in exact.metrics.items() if k not in quantiles}
+
+
+def test_requests_may_be_left_out(toy):
+    run, lean = (pt.simulate(toy(), TRAFFIC, seed=2, requests=flag) for flag in (True, False))
+    assert lean.metrics == run.metrics
+    assert lean.adapters.equals(run.adapters)
+    with pytest.raises(pt.PytwinError, match="requests=True"):
+        _ = lean.requests

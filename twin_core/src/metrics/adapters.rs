@@ -1,6 +1,6 @@
 //! One row per adapter.
 
-use super::latency::percentile;
+use super::histogram::Histogram;
 use super::objectives::Objectives;
 use crate::time::PS_PER_MS;
 
@@ -86,27 +86,12 @@ pub struct AdapterColumns {
 }
 
 impl AdapterColumns {
-    /// Gathers the frame. `ttft` holds (adapter, ps) of every finished request.
-    pub fn gather(
-        counters: &[AdapterCounters],
-        ranks: &[u32],
-        rates: &[f64],
-        mut ttft: Vec<(u32, u64)>,
-    ) -> Self {
-        ttft.sort_unstable();
+    /// Gathers the frame. `ttft` counts those of each adapter's finished requests.
+    pub fn gather(counters: &[AdapterCounters], ttft: Vec<Histogram>, ranks: &[u32], rates: &[f64]) -> Self {
         let mut columns = Self::default();
-        let mut rest = &ttft[..];
-        for (index, counter) in counters.iter().enumerate() {
-            let count = rest.partition_point(|&(adapter, _)| adapter as usize <= index);
-            let samples: Vec<u64> = rest[..count].iter().map(|&(_, value)| value).collect();
-            rest = &rest[count..];
-            let quantile = |q: f64| {
-                if samples.is_empty() {
-                    f64::NAN
-                } else {
-                    percentile(&samples, q) / PS_PER_MS as f64
-                }
-            };
+        for (index, (counter, mut ttft)) in counters.iter().zip(ttft).enumerate() {
+            let quantiles = ttft.quantiles([0.5, 0.9, 0.99]);
+            let [median, p90, p99] = quantiles.map(|ps| ps / PS_PER_MS as f64);
             columns.adapter.push(index as u32);
             columns.rank.push(ranks.get(index).copied().unwrap_or(0));
             columns
@@ -119,9 +104,9 @@ impl AdapterColumns {
             columns.input_tokens.push(counter.input_tokens);
             columns.output_tokens.push(counter.output_tokens);
             columns.mean_ttft_ms.push(counter.mean_ttft_ms());
-            columns.p50_ttft_ms.push(quantile(0.5));
-            columns.p90_ttft_ms.push(quantile(0.9));
-            columns.p99_ttft_ms.push(quantile(0.99));
+            columns.p50_ttft_ms.push(median);
+            columns.p90_ttft_ms.push(p90);
+            columns.p99_ttft_ms.push(p99);
             columns.mean_tpot_ms.push(counter.mean_tpot_ms());
             columns.loads_disk.push(counter.loads_disk);
             columns.loads_memory.push(counter.loads_memory);

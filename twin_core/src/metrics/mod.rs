@@ -2,7 +2,6 @@
 
 pub mod adapters;
 pub mod histogram;
-pub mod latency;
 pub mod objectives;
 pub mod recorder;
 pub mod requests;

@@ -22,6 +22,8 @@ pub struct Collect {
     pub timeseries_s: Option<f64>,
     /// One row per step.
     pub steps: bool,
+    /// Keep every latency, so that quantiles are exact; memory then grows with the run.
+    pub exact_quantiles: bool,
 }
 
 /// Integrals over time, for means.
@@ -37,9 +39,9 @@ pub(super) struct Integrals {
 #[derive(Debug)]
 pub struct Recorder {
     pub(super) counters: Vec<AdapterCounters>,
-    pub(super) ttft: Vec<(u32, u64)>,
-    pub(super) tpot: Vec<u64>,
-    pub(super) e2el: Vec<u64>,
+    pub(super) ttft: Histogram,
+    pub(super) tpot: Histogram,
+    pub(super) e2el: Histogram,
     pub(super) gap_sum: u128,
     pub(super) gap_count: u64,
     pub(super) gaps: Histogram,
@@ -59,6 +61,7 @@ pub struct Recorder {
     blocks_used: u32,
     pub(super) objectives: Objectives,
     sampler: Option<Sampler>,
+    ttft_of_adapter: Vec<Histogram>,
     request_rows: Option<RequestColumns>,
     step_rows: Option<StepColumns>,
 }
@@ -66,14 +69,20 @@ pub struct Recorder {
 impl Recorder {
     /// For adapters `0..=num_adapters`.
     pub fn new(num_adapters: u32, collect: Collect, objectives: Objectives) -> Self {
+        let exact = collect.exact_quantiles;
         Self {
             counters: vec![AdapterCounters::default(); num_adapters as usize + 1],
-            ttft: Vec::new(),
-            tpot: Vec::new(),
-            e2el: Vec::new(),
+            ttft_of_adapter: if collect.adapters {
+                vec![Histogram::new(exact); num_adapters as usize + 1]
+            } else {
+                Vec::new()
+            },
+            ttft: Histogram::new(exact),
+            tpot: Histogram::new(exact),
+            e2el: Histogram::new(exact),
             gap_sum: 0,
             gap_count: 0,
-            gaps: Histogram::default(),
+            gaps: Histogram::new(exact),
             integrals: Integrals::default(),
             max_running: 0,
             max_waiting: 0,
@@ -198,20 +207,23 @@ impl Recorder {
         counter.finished += 1;
         counter.input_tokens += u64::from(request.prompt_tokens);
         counter.output_tokens += u64::from(request.num_output_tokens());
-        counter.ttft.0 += u128::from(request.first_token - request.arrival);
+        let ttft = request.first_token - request.arrival;
+        counter.ttft.0 += u128::from(ttft);
         counter.ttft.1 += 1;
         if self.objectives.met(request) {
             counter.slo_met += 1;
         } else {
             counter.slo_missed += 1;
         }
-        self.ttft
-            .push((request.adapter, request.first_token - request.arrival));
-        self.e2el.push(request.last_token - request.arrival);
+        self.ttft.add(ttft, 1);
+        if let Some(histogram) = self.ttft_of_adapter.get_mut(request.adapter as usize) {
+            histogram.add(ttft, 1);
+        }
+        self.e2el.add(request.last_token - request.arrival, 1);
         if let Some(tpot) = time_per_output_token(request) {
             counter.tpot.0 += u128::from(tpot);
             counter.tpot.1 += 1;
-            self.tpot.push(tpot);
+            self.tpot.add(tpot, 1);
             self.gap_sum += u128::from(request.last_token - request.first_token);
             self.gap_count += u64::from(request.chunks - 1);
         }
@@ -243,7 +255,8 @@ impl Recorder {
     pub fn into_frames(self, ranks: &[u32], rates: &[f64], adapters: bool) -> Frames {
         Frames {
             requests: self.request_rows,
-            adapters: adapters.then(|| AdapterColumns::gather(&self.counters, ranks, rates, self.ttft)),
+            adapters: adapters
+                .then(|| AdapterColumns::gather(&self.counters, self.ttft_of_adapter, ranks, rates)),
             timeseries: self.sampler.map(Sampler::finish),
             steps: self.step_rows,
         }

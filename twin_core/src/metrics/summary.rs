@@ -1,7 +1,7 @@
 //! The scalar results of a run, under the names of `vllm bench serve --save-result`.
 
 use super::adapters::AdapterCounters;
-use super::latency::{Statistics, statistics};
+use super::histogram::Statistics;
 use super::objectives::Objectives;
 use super::recorder::{Collect, Recorder};
 use crate::time::{PS_PER_MS, Picoseconds, to_seconds};
@@ -141,7 +141,6 @@ impl Summary {
     }
 
     fn latencies(&mut self, recorder: &mut Recorder) {
-        let mut ttft: Vec<u64> = recorder.ttft.iter().map(|&(_, value)| value).collect();
         self.statistics(
             [
                 "mean_ttft_ms",
@@ -150,7 +149,7 @@ impl Summary {
                 "p99_ttft_ms",
                 "std_ttft_ms",
             ],
-            statistics(&mut ttft),
+            recorder.ttft.statistics(),
         );
         self.statistics(
             [
@@ -160,11 +159,9 @@ impl Summary {
                 "p99_tpot_ms",
                 "std_tpot_ms",
             ],
-            statistics(&mut recorder.tpot),
+            recorder.tpot.statistics(),
         );
         // The mean over completed requests is exact; the percentiles come from the histogram of all gaps.
-        let ms = |ps: f64| ps / PS_PER_MS as f64;
-        let gaps = &recorder.gaps;
         self.statistics(
             [
                 "mean_itl_ms",
@@ -174,11 +171,8 @@ impl Summary {
                 "std_itl_ms",
             ],
             Statistics {
-                mean_ms: ms(recorder.gap_sum as f64 / recorder.gap_count as f64),
-                median_ms: ms(gaps.quantile(0.5)),
-                p90_ms: ms(gaps.quantile(0.9)),
-                p99_ms: ms(gaps.quantile(0.99)),
-                std_ms: ms(gaps.std()),
+                mean_ms: recorder.gap_sum as f64 / recorder.gap_count as f64 / PS_PER_MS as f64,
+                ..recorder.gaps.statistics()
             },
         );
         self.statistics(
@@ -189,7 +183,7 @@ impl Summary {
                 "p99_e2el_ms",
                 "std_e2el_ms",
             ],
-            statistics(&mut recorder.e2el),
+            recorder.e2el.statistics(),
         );
     }
 
