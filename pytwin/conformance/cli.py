@@ -135,12 +135,12 @@ def replay(
     format:
         of the table on stdout.
     """
-    from .replay import read_recording, recordings
+    from .replay import recorded_run, recordings
     from .replay import replay as replay_one
     from .versions import engine_version as version_of
 
     version = version_of(engine_version) if engine_version is not None else None
-    results = [replay_one(read_recording(path, version)) for path in recordings(directory)]
+    results = [replay_one(recorded_run(path, version)) for path in recordings(directory)]
     for result in results:
         if result.first is not None:
             _say(f"{result.name}: first difference at {result.first}")

@@ -1,21 +1,20 @@
 """Recorded runs of a real vLLM, replayed in the twin.
 
-A recording is a directory of JSON-lines files, one event a line (key `e`): `header` (the engine's
-settings), `req` (a request reached the scheduler), `step` (one schedule() with its update),
-`abort`; and from the worker `exec`, `lora_load`, `lora_activate`, `lora_evict_cpu`,
-`lora_deactivate`. Other events and files are ignored. Times play no part: decisions are compared.
+What a recording is, `pytwin.record` says. Times play no part: decisions are compared.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytwin.errors import PytwinError
+from pytwin.record.case import case_of
+from pytwin.record.events import LoraActivate, LoraDeactivate, LoraEvict, LoraLoad, Step
+from pytwin.record.read import Execution, RecordingError, Torn, read_recording, recordings
 
 from .cases import Case, materialise, parse_case
 from .compare import Difference, first_difference
@@ -25,12 +24,18 @@ from .versions import EngineVersion, engine_version
 Json = dict[str, Any]
 
 
-class RecordingError(PytwinError):
-    """A directory that holds no readable recording; the message is one line."""
+__all__ = ["RecordedRun", "RecordingError", "ReplayResult", "recorded_run", "recordings", "replay"]
+
+_EVENTS = {
+    LoraLoad: "load",
+    LoraActivate: "activate",
+    LoraEvict: "evict_cpu",
+    LoraDeactivate: "deactivate",
+}
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordedRun:
     """One recorded run.
 
     Attributes:
@@ -68,127 +73,45 @@ class ReplayResult:
         }
 
 
-def recordings(directory: Path) -> list[Path]:
-    """The directory itself if it holds a recording, else those below it that do.
-
-    Raises:
-        RecordingError: there is none.
-    """
-    if not directory.is_dir():
-        raise RecordingError(f"{directory} is no directory: give one that holds a recording")
-    if any(directory.glob("*.jsonl")):
-        return [directory]
-    found = sorted(d for d in directory.iterdir() if d.is_dir() and any(d.glob("*.jsonl")))
-    if not found:
-        raise RecordingError(f"{directory} holds no recording (*.jsonl): give one that does")
-    return found
-
-
-def read_recording(directory: Path, version: EngineVersion | None = None) -> Recording:
-    """Reads a recorded run.
+def recorded_run(
+    directory: Path, version: EngineVersion | None = None, *, torn: Torn = "error"
+) -> RecordedRun:
+    """Reads a recorded run as a case.
 
     Args:
         directory: of the recording.
         version: instead of the one that the recording names.
+        torn: whether a torn last line, which a killed server leaves, is an error or left out.
 
     Raises:
-        RecordingError: a file is unreadable, or the header or the steps are missing.
+        RecordingError: the recording is broken, or uses features that the twin does not model.
     """
-    core, worker = _events(directory)
-    header = next((e for e in core if e["e"] == "header"), None)
-    recorded = {e["i"]: e for e in core if e["e"] == "step"}
-    if header is None or not recorded:
-        raise RecordingError(f"{directory} has no header or no steps: record the run again")
-    chosen = version or engine_version(str(header["vllm"]).split("+")[0])
-    ran = [i for i in sorted(recorded) if recorded[i]["tokens"]]
-    executions, preloaded = _executions(worker)
-    if executions and [e["tokens"] for e in executions] != [recorded[i]["tokens"] for i in ran]:
-        raise RecordingError(f"{directory}: the worker's steps are not the scheduler's: two runs?")
-    by_step = dict(zip(ran, executions, strict=True)) if executions else {}
-    case = {
-        "config": header["config"],
-        "requests": [_request(e, recorded) for e in core if e["e"] == "req"],
-        "aborts": [{"step": e["step"], "id": e["id"]} for e in core if e["e"] == "abort"],
-        "lora_preload": preloaded,
-        "lora_order": {str(i): e["lora_order"] for i, e in by_step.items() if e.get("lora_order")},
-    }
-    steps = {i: _decisions(e, by_step.get(i)) for i, e in recorded.items()}
-    return Recording(directory.name, chosen, parse_case(case), steps)
+    recording = read_recording(directory, torn=torn)
+    chosen = version or engine_version(recording.header.vllm.split("+")[0])
+    executions = recording.executions
+    steps = {step.i: _decisions(step, executions.get(step.i)) for step in recording.step_events}
+    return RecordedRun(recording.name, chosen, parse_case(case_of(recording)), steps)
 
 
-def _events(directory: Path) -> tuple[list[Json], list[Json]]:
-    """The events of the engine core and those of the worker, each in the order written."""
-    core: list[Json] = []
-    worker: list[Json] = []
-    for path in sorted(directory.glob("*.jsonl")):
-        try:
-            with path.open() as file:
-                events = [json.loads(line) for line in file if line.strip()]
-            kinds = {event["e"] for event in events}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RecordingError(f"{path} is unreadable ({error}): record the run again") from None
-        (worker if kinds & {"exec", "lora_load"} else core).extend(events)
-    return core, worker
-
-
-def _executions(worker: Iterable[Json]) -> tuple[list[Json], list[int]]:
-    """The worker's non-empty steps with the adapter events of each, and the adapters loaded before.
-
-    A step's adapter events are written before its `exec` line; what is older than the first
-    step's start was loaded when the server came up.
-    """
-    executions: list[Json] = []
-    preloaded: list[int] = []
-    events: list[Json] = []
-    for event in worker:
-        if event["e"].startswith("lora_"):
-            events.append(event)
-        elif event["e"] == "exec" and event["tokens"]:
-            if not executions:
-                before = [e for e in events if e["t"] < event["t"]]
-                preloaded = [e["id"] for e in before if e["e"] == "lora_load"]
-                events = events[len(before) :]
-            made = [[e["e"][5:], e["id"], *([e["slot"]] if "slot" in e else [])] for e in events]
-            executions.append({**event, "lora_events": made})
-            events = []
-    return executions, preloaded
-
-
-def _request(event: Json, steps: Mapping[int, Json]) -> Json:
-    request: Json = {
-        "id": event["id"],
-        "arrival_step": event["step"],
-        "prompt_len": event["prompt"],
-        "max_tokens": event["max_tokens"],
-        "priority": event.get("priority") or 0,
-        "arrival_time": event["arrival"],
-    }
-    if event.get("prompt_token_ids"):
-        request["prompt_token_ids"] = event["prompt_token_ids"]
-    if event.get("lora"):
-        request["lora_id"] = event["lora"]
-    for step in steps.values():
-        reason, outputs = step.get("fin", {}).get(event["id"], ("length", 0))
-        if reason == "stop":
-            request["stop_at"] = outputs
-    return request
-
-
-def _decisions(step: Json, execution: Json | None) -> Json:
+def _decisions(step: Step, execution: Execution | None) -> Json:
     decided: Json = {
         "type": "step",
-        "i": step["i"],
-        "added": step["added"],
-        "scheduled": step["sched"],
-        "preempted": step["preempted"],
-        "free_blocks": step["free"],
-        "running": step["nrun"],
-        "waiting": step["nwait"],
-        "loras": step["loras"],
-        "finished": {rid: reason for rid, (reason, _) in step.get("fin", {}).items()},
+        "i": step.i,
+        "added": step.added,
+        "scheduled": step.sched,
+        "preempted": step.preempted,
+        "free_blocks": step.free,
+        "running": step.nrun,
+        "waiting": step.nwait,
+        "loras": step.loras,
     }
+    if step.t3 is not None or not step.sched:  # else the server ended before the step did
+        decided["finished"] = {rid: reason for rid, (reason, _) in step.fin.items()}
     if execution is not None:
-        decided["lora_events"] = execution["lora_events"]
+        decided["lora_events"] = [
+            [_EVENTS[type(e)], e.id, *([e.slot] if isinstance(e, LoraActivate) else [])]
+            for e in execution.lora
+        ]
     return decided
 
 
@@ -217,7 +140,7 @@ def _twin_decisions(trace: Sequence[str]) -> dict[int, Json]:
     return decided
 
 
-def replay(recording: Recording, twin: Twin = core_twin) -> ReplayResult:
+def replay(recording: RecordedRun, twin: Twin = core_twin) -> ReplayResult:
     """Replays a recorded run in the twin and compares every decision that was recorded."""
     whole = materialise(recording.case, recording.version)
     decided = _twin_decisions(run_twin(whole, recording.version, twin))

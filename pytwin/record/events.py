@@ -2,15 +2,18 @@
 
 A recording is a directory of JSON-lines files:
 
-* `steps.jsonl`, engine core: `header`, then a `step` per iteration that held anything, `end`;
-* `requests.jsonl`, engine core: `file`, then `req`, `abort`, `adapter`, `end`;
-* `worker.jsonl`, the first worker: `file`, `worker`, then `exec`, `sample`, `gpu`, `lora_*`, `end`;
-* `frontend.jsonl`, the API server, where it has something to tell: `file`, `served`, `end`.
+* `steps.jsonl`, engine core: `header`, then a `step` per iteration that held anything;
+* `requests.jsonl`, engine core: `file`, then `req`, `abort`, `adapter`;
+* `worker.jsonl`, the first worker: `file`, `worker`, then `exec`, `sample`, `gpu`, `lora_*`;
+* `frontend-PID.jsonl`, an API server that answered something: `file`, `served`.
+
+Any of them may hold `mark` and end in `end`.
 
 Times `t...` are seconds of the machine's monotonic clock, one clock for all its processes; `unix`
 and `arrival` are seconds since 1970. `dt` are seconds, counts are tokens, blocks or requests.
 
-Format 0 is what earlier recorders wrote: no `file`, `worker` and `end` lines. Format 1 is this one.
+Format 0 is what earlier recorders wrote: no `file`, `worker`, `mark` and `end`. Format 1
+is this one.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class Step(msgspec.Struct, tag_field="e", tag="step"):
     nwait: int
     free: int  # KV blocks, after schedule()
     loras: list[int]  # adapters of the batch, ascending
-    nskip: int = 0  # waiting requests passed over, mostly for max_loras
+    nskip: int = 0  # of these, passed over at least once, mostly for max_loras
     t2: float | None = None  # update_from_output(): start, end; null: the server ended before
     t3: float | None = None
     fin: dict[str, tuple[str, int]] = {}  # id -> reason, output tokens
@@ -186,8 +189,15 @@ class Served(msgspec.Struct, tag_field="e", tag="served"):
     reason: str = ""
 
 
+class Mark(msgspec.Struct, tag_field="e", tag="mark"):
+    """Everything until `t` is in the file; written once the server falls silent."""
+
+    t: float
+    cost: float = 0.0  # as in End
+
+
 class End(msgspec.Struct, tag_field="e", tag="end"):
-    """The recorder closed the file. Without this line the server was killed."""
+    """The recorder closed the file, or gave up."""
 
     t: float
     reason: str = "closed"
@@ -197,5 +207,5 @@ class End(msgspec.Struct, tag_field="e", tag="end"):
 
 Event = (
     Header | File | Step | Req | Abort | Adapter | Worker | Exec | Sample | Gpu | LoraLoad
-    | LoraActivate | LoraEvict | LoraDeactivate | Served | End
+    | LoraActivate | LoraEvict | LoraDeactivate | Served | Mark | End
 )  # fmt: skip

@@ -166,7 +166,7 @@ def requests(recording: Recording) -> pl.DataFrame:
     cached: dict[str, int] = {}
     begun: dict[str, float] = {}
     first_token: dict[str, float] = {}
-    end: dict[str, tuple[float | None, str, int]] = {}
+    end: dict[str, tuple[float | None, str | None, int | None]] = {}
     preemptions: dict[str, int] = {}
     requests = {e.id: e for e in recording.of(ev.Req)}
     for step in recording.step_events:
@@ -177,8 +177,8 @@ def requests(recording: Recording) -> pl.DataFrame:
                 begun[rid], cached[rid] = step.t0, first
             if rid not in first_token and first + tokens >= requests[rid].prompt and step.t3:
                 first_token[rid] = step.t3
-        for rid, (reason, out) in step.fin.items():
-            end[rid] = (step.t3, reason, out)
+        for rid, told in step.fin.items():
+            end[rid] = (step.t3, *told)
     for abort in recording.of(ev.Abort):
         end[abort.id] = (abort.t, abort.reason, abort.out)
     names = {e.id: e.name for e in recording.of(ev.Adapter)}

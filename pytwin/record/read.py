@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 Torn = Literal["error", "drop"]
-FILES = ("steps.jsonl", "requests.jsonl", "worker.jsonl", "frontend.jsonl")
-_NEEDED = FILES[:2]
+_STEPS, _REQUESTS, _WORKER = "steps.jsonl", "requests.jsonl", "worker.jsonl"
+_FRONTEND = "frontend"  # the API server's files; there may be several, or none
 _E = TypeVar("_E")
 
 
@@ -35,8 +35,8 @@ class Recording:
         path: its directory.
         header: what the server was.
         worker: what its worker ran on; None in format 0.
-        closed: the recorder closed its files. False: the server was killed, and up to the last
-            second is missing; None: format 0 does not tell.
+        closed: everything is there. False: the server was killed at work and up to its last second
+            is missing, or the recorder gave up; None: format 0 does not tell.
         torn: files whose torn last line was left out (only when asked for).
         stopped: why the recorder gave up before the server ended; "" if it did not.
         cost_s: the recorder's own time in the engine core and the worker; None if unknown.
@@ -74,7 +74,7 @@ class Recording:
         Raises:
             RecordingError: the worker's steps are not the scheduler's.
         """
-        return _matched(self, list(_executions(self.events.get("worker.jsonl", []))))
+        return _matched(self, list(_executions(self.events.get(_WORKER, []))))
 
     @cached_property
     def preloaded(self) -> list[int]:
@@ -130,9 +130,9 @@ def recordings(directory: str | Path) -> list[Path]:
     path = Path(directory)
     if not path.is_dir():
         raise RecordingError(f"{path} is no directory: give one that holds a recording")
-    if any(path.glob("*.jsonl")):
+    if _files(path):
         return [path]
-    found = sorted(d for d in path.iterdir() if d.is_dir() and any(d.glob("*.jsonl")))
+    found = sorted(d for d in path.iterdir() if d.is_dir() and _files(d))
     if not found:
         raise RecordingError(f"{path} holds no recording (*.jsonl): give one that does")
     return found
@@ -155,12 +155,10 @@ def read_recording(directory: str | Path, *, torn: Torn = "error") -> Recording:
         raise RecordingError(f"{directory} holds {len(found)} recordings: give one of "
                              f"{', '.join(p.name for p in found[:4])}")  # fmt: skip
     path = found[0]
-    for name in _NEEDED:
-        if not (path / name).is_file():
-            raise RecordingError(f"{path} has no {name}: copy the recording whole")
     events: dict[str, list[ev.Event]] = {}
     cut: list[str] = []
-    for name in FILES:
+    frontends = sorted(file.name for file in path.glob(f"{_FRONTEND}*.jsonl"))
+    for name in (_STEPS, _REQUESTS, _WORKER, *frontends):
         if (path / name).is_file():
             events[name], was_torn = _read_lines(path / name, torn)
             cut += [name] if was_torn else []
@@ -187,6 +185,11 @@ def read_recordings(directory: str | Path, *, torn: Torn = "error") -> list[Reco
             raise RecordingError(f"{directory} mixes {what} ({', '.join(sorted(values))}): "
                                  "keep recordings of one server kind together")  # fmt: skip
     return read
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files of an engine in the directory; those of an API server alone are no recording."""
+    return [path for path in directory.glob("*.jsonl") if not path.name.startswith(_FRONTEND)]
 
 
 _DECODER = msgspec.json.Decoder(ev.Event)
@@ -229,6 +232,10 @@ def _recording(path: Path, events: dict[str, list[ev.Event]], torn: tuple[str, .
     if len(headers) > 1:
         raise RecordingError(f"{path} has {len(headers)} headers: several runs in one file")
     header = headers[0]
+    requests = any(isinstance(e, ev.Req) for file in events.values() for e in file)
+    for name, there in ((_STEPS, _STEPS in events), (_REQUESTS, _REQUESTS in events or requests)):
+        if not there:
+            raise RecordingError(f"{path} has no {name}: copy the recording whole")
     firsts = {name: file[0] for name, file in events.items() if file}
     marks = {(header.format, header.run)}
     marks |= {(e.format, e.run) for e in firsts.values() if isinstance(e, ev.File)}
@@ -243,19 +250,21 @@ def _recording(path: Path, events: dict[str, list[ev.Event]], torn: tuple[str, .
                              "keep each run's files together")  # fmt: skip
     if header.format:
         for name, first in firsts.items():
-            if not isinstance(first, ev.Header if name == "steps.jsonl" else ev.File):
+            if not isinstance(first, ev.Header if name == _STEPS else ev.File):
                 raise RecordingError(f"{path}/{name} lacks its first line: copy it whole")
-    ends = {name: e for name, file in events.items() for e in file if isinstance(e, ev.End)}
-    told = [e.reason for e in ends.values() if e.reason != "closed"]
-    engine = [name for name in events if name != "frontend.jsonl"]
+    ends = [e for file in events.values() for e in file if isinstance(e, ev.End)]
+    told = [e.reason for e in ends if e.reason != "closed"]
+    costs = [e for file in events.values() for e in file[-1:] if isinstance(e, ev.Mark | ev.End)]
+    engine = [file for name, file in events.items() if not name.startswith(_FRONTEND)]
+    whole = all(isinstance(file[-1], ev.Mark | ev.End) for file in engine)
     return Recording(
         path=path,
         header=header,
         worker=next((e for f in events.values() for e in f if isinstance(e, ev.Worker)), None),
-        closed=None if header.format == 0 else all(name in ends for name in engine),
+        closed=None if header.format == 0 else whole and not told,
         torn=torn,
         stopped=told[0] if told else "",
-        cost_s=sum(e.cost for e in ends.values()) if ends else None,
+        cost_s=sum(e.cost for e in costs) if costs else None,
         events=events,
     )
 
