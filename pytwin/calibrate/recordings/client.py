@@ -1,0 +1,152 @@
+"""What the client saw of a recorded run: when it sent each request, when tokens came.
+
+`client.json` beside a recording is either a timed client's (`requests`: id, sent, token_times, in
+seconds of the machine's monotonic clock) or what `vllm bench serve --save-detailed` wrote
+(`start_times`, `ttfts`, `itls`, whose clock is the same on Linux).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pytwin.errors import DataError
+from pytwin.record.events import Req
+from pytwin.record.read import Recording
+
+FloatArray = npt.NDArray[np.float64]
+
+# vllm bench serve numbers its requests; the API server and the engine append to that.
+_BENCH_ID = re.compile(r"-(\d+)-\d+-[0-9a-f]+$")
+# A request that the client sent this long after the server had it (s): another clock.
+_CLOCK_SLACK_S = 0.01
+
+
+@dataclass(frozen=True)
+class ClientRequest:
+    """One request at the client; seconds of the monotonic clock."""
+
+    sent_s: float
+    token_times_s: FloatArray
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client's view. kind: timed, or bench (vllm bench serve); requests by the server's id."""
+
+    kind: str
+    requests: Mapping[str, ClientRequest]
+
+
+def read_client(recording: Recording) -> tuple[Client | None, list[str]]:
+    """The client's file beside a recording, matched to the server's requests; remarks on it.
+
+    None where there is no such file, or where it cannot be matched (a remark says why).
+
+    Raises
+    ------
+    DataError: the file is not JSON, or of neither form.
+    """
+    path = recording.path / "client.json"
+    if not path.is_file():
+        return None, [f"{recording.name} has no client.json: the front end is timed at the server"]
+    document = load_json(path)
+    if "start_times" in document:
+        client, remark = _bench(recording, document)
+    elif isinstance(document.get("requests"), list):
+        client, remark = _timed(recording, document["requests"])
+    elif "ttfts" in document or "input_lens" in document:
+        return None, [f"{path} has no start_times: its requests cannot be told apart"]
+    else:
+        raise DataError(
+            f"{path} is no client's file: it must hold requests, or what vllm bench serve "
+            "--save-detailed writes"
+        )
+    if client is None:
+        return None, [f"{path} is left out: {remark}"]
+    early = sum(
+        request.visible_s < client.requests[request.id].sent_s - _CLOCK_SLACK_S
+        for request in _arrivals(recording)
+        if request.id in client.requests
+    )
+    if early:
+        return None, [f"{path} is left out: its clock is not the server's ({early} requests early)"]
+    remarks = [f"{recording.name}: {remark}"] if remark else []
+    return client, remarks
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; DataError in one line otherwise."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not JSON ({reason}): save the result again") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{path} ({type(document).__name__}) must hold a JSON object")
+    return document
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    id: str
+    visible_s: float
+    prompt: int
+
+
+def _arrivals(recording: Recording) -> list[_Arrival]:
+    return [_Arrival(request.id, request.t, request.prompt) for request in recording.of(Req)]
+
+
+def _timed(recording: Recording, entries: list[Any]) -> tuple[Client | None, str]:
+    by_id: dict[str, ClientRequest] = {}
+    for number, entry in enumerate(entries):
+        try:
+            times = np.array(entry["token_times"], dtype=np.float64)
+            by_id[str(entry["id"])] = ClientRequest(float(entry["sent"]), times)
+        except (KeyError, TypeError, ValueError):
+            return None, f"requests[{number}] needs id, sent and token_times"
+    found = {}
+    for arrival in _arrivals(recording):
+        # vLLM appends "-" and eight hexadecimal digits to the id that it was given.
+        given = arrival.id if arrival.id in by_id else arrival.id.rsplit("-", 1)[0]
+        given = given if given in by_id else given.removeprefix("cmpl-").rsplit("-", 1)[0]
+        if given in by_id:
+            found[arrival.id] = by_id[given]
+    return _whole("timed", found, len(_arrivals(recording)))
+
+
+def _bench(recording: Recording, document: Mapping[str, Any]) -> tuple[Client | None, str]:
+    try:
+        starts = [float(value) for value in document["start_times"]]
+        firsts = [float(value) for value in document["ttfts"]]
+        later = [[float(value) for value in values] for values in document["itls"]]
+        prompts = [int(value) for value in document["input_lens"]]
+    except (KeyError, TypeError, ValueError):
+        return None, "it needs start_times, ttfts, itls and input_lens (--save-detailed)"
+    found = {}
+    for arrival in _arrivals(recording):
+        match = _BENCH_ID.search(arrival.id)
+        number = int(match.group(1)) if match else -1
+        # The server may count one token more (a beginning-of-sequence token).
+        if not 0 <= number < len(starts) or abs(prompts[number] - arrival.prompt) > 1:
+            continue
+        times = starts[number] + np.cumsum([firsts[number], *later[number]])
+        found[arrival.id] = ClientRequest(starts[number], times)
+    return _whole("bench", found, len(_arrivals(recording)))
+
+
+def _whole(kind: str, found: dict[str, ClientRequest], expected: int) -> tuple[Client | None, str]:
+    if not found:
+        return None, "none of its requests is the server's"
+    left = expected - len(found)
+    return Client(kind, found), f"{left} requests are not in client.json" if left else ""
