@@ -11,6 +11,7 @@ from cyclopts.config import Dict
 from pytwin.errors import DataError, PytwinError
 
 _PACKAGE = Path(__file__).parent.parent
+_OWN_CONFIG = ["calibrate", "prior"]
 
 # name, where it lives, the file that must exist for the verb to exist, what it does
 _VERBS = (
@@ -45,6 +46,12 @@ _VERBS = (
         "Fit a profile to traces, and judge it.",
     ),
     (
+        "record",
+        "pytwin.cli.record:app",
+        "cli/record.py",
+        "Record a vLLM server; look at recordings and convert them.",
+    ),
+    (
         "profiles",
         "pytwin.cli.profiles:profiles",
         "cli/profiles.py",
@@ -73,7 +80,8 @@ def build_app() -> App:
 
 def dispatch(tokens: list[str]) -> int:
     """Run the verb that the tokens name; its exit code."""
-    tokens, config = _take_config(tokens)
+    # There --config is the model's config.json.
+    tokens, config = (tokens, None) if tokens[:2] == _OWN_CONFIG else _take_config(tokens)
     app = build_app()
     if config is not None:
         app.config = (config,)
