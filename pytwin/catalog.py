@@ -55,6 +55,11 @@ class Profile:
         return str(self.data["engine_version"])
 
     @property
+    def is_prior(self) -> bool:
+        """Made from shapes and data sheets (`pytwin calibrate prior`), never measured."""
+        return self.data.get("provenance", {}).get("kind") == "prior"
+
+    @property
     def server(self) -> Mapping[str, Any]:
         """Settings of the measured server: the defaults of `EngineConfig`."""
         return dict(self.data.get("server", {}))

@@ -147,7 +147,7 @@ def extrapolated(
     profile = server.loaded_profile
     ranks = traffic.adapter_ranks
     engine = server.resolved(has_adapters=bool(ranks))
-    reasons = []
+    reasons = ["prior, never measured"] if profile.is_prior else []
     if engine["engine_version"] != profile.engine_version:
         reasons.append(
             f"engine_version {engine['engine_version']}, measured on {profile.engine_version}"
