@@ -12,7 +12,6 @@ from pytwin.errors import DataError, PytwinError
 
 _PACKAGE = Path(__file__).parent.parent
 _OWN_CONFIG = ["calibrate", "prior"]
-_OWN_CONFIG = ["calibrate", "prior"]
 
 # name, where it lives, the file that must exist for the verb to exist, what it does
 _VERBS = (

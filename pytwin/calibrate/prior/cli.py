@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from pytwin import _core
 from pytwin.calibrate.prior.build import build
 from pytwin.calibrate.prior.config_json import architecture_of, read_config
-from pytwin.calibrate.prior.gpus import load_gpu, read_gpu_spec
+from pytwin.calibrate.prior.gpus import known_gpus, load_gpu, read_gpu_spec
 from pytwin.calibrate.prior.learned import known_config, known_models
 from pytwin.catalog import shipped_profiles
 from pytwin.config import EngineConfig
@@ -25,39 +25,45 @@ from pytwin.workload import Workload
 _GIB = 1024**3
 
 
+def _told(text: str, *names: str) -> Parameter:
+    return Parameter(name=names or None, help=text)
+
+
 def prior(
     *,
-    config: str,
-    gpu: str,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    name: str | None = None,
-    model: str | None = None,
-    dtype: Literal["auto", "bfloat16", "float16"] = "auto",
-    gpu_spec: Path | None = None,
-    max_model_len: int | None = None,
-    max_num_seqs: int | None = None,
-    max_num_batched_tokens: int | None = None,
-    max_loras: int = 32,
-    max_lora_rank: int = 16,
+    config: Annotated[
+        str, _told("The model's config.json, its directory, or a model that pytwin knows.")
+    ],
+    gpu: Annotated[str, _told(f"{', '.join(known_gpus())}; or any name with --gpu-spec.")],
+    output: Annotated[
+        Path | None, _told("File to write; left out: standard output.", "--output", "-o")
+    ] = None,
+    name: Annotated[str | None, _told("Of the profile; left out: MODEL@GPU-prior.")] = None,
+    model: Annotated[
+        str | None, _told("Name of the model; left out: from the config or its directory.")
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16"],
+        _told("Of weights and KV cache; auto is the config's."),
+    ] = "auto",
+    gpu_spec: Annotated[
+        Path | None, _told("JSON file of another GPU's data sheet figures.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, _told("Tokens, where the server's is not the model's own.")
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, _told("Where the server's is not vLLM's default for the GPU.")
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, _told("Where the server's is not vLLM's default for the GPU.")
+    ] = None,
+    max_loras: Annotated[int, _told("Adapter slots of the summary's last line.")] = 32,
+    max_lora_rank: Annotated[int, _told("Rank of these slots.")] = 16,
 ) -> int:
     """Make a profile from a model's config.json and a GPU's data sheet: a prior, never measured.
 
-    The profile goes to -o, or to standard output; what it says about memory to standard error.
-
-    Parameters
-    ----------
-    config: the model's config.json, its directory, or the name of a model that pytwin knows.
-    gpu: a100-40gb, a100-80gb, h100-64gb, h100-80gb, h200, l40s, a10g, or any name with --gpu-spec.
-    output: file to write.
-    name: of the profile; left out: MODEL@GPU-prior.
-    model: name of the model; left out: from the config, its directory or its file.
-    dtype: of weights and KV cache; auto is the config's.
-    gpu_spec: JSON file of another GPU's data sheet figures.
-    max_model_len: where the server's is not the model's own.
-    max_num_seqs: where the server's is not vLLM's default.
-    max_num_batched_tokens: where the server's is not vLLM's default.
-    max_loras: adapter slots of the summary's second line.
-    max_lora_rank: rank of these slots.
+    The profile goes to --output, or to standard output; a summary to standard error.
     """
     chip = load_gpu(gpu) if gpu_spec is None else read_gpu_spec(gpu_spec, gpu)
     data, where = _config(config)

@@ -65,8 +65,9 @@ def load_gpu(name: str) -> Gpu:
     key = name.strip().lower().replace("_", "-").replace(" ", "-")
     entry = _known().get(key)
     if entry is None:
-        close = difflib.get_close_matches(key, known_gpus(), n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]}? " if close else ""
+        close = [gpu for gpu in known_gpus() if gpu.startswith(key)]
+        close = close or difflib.get_close_matches(key, known_gpus(), n=1, cutoff=0.6)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ConfigError(
             f"gpu ({name}) is unknown: {hint}known are {', '.join(known_gpus())}; for another give "
             f"its data sheet with --gpu-spec FILE.json, as in {SPEC_EXAMPLE}"
