@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pytwin.errors import WorkloadError as WorkloadError
     from pytwin.results import Run as Run
     from pytwin.simulation import simulate as simulate
+    from pytwin.uncertainty import Prediction as Prediction
+    from pytwin.uncertainty import predict as predict
     from pytwin.workload import Adapters as Adapters
     from pytwin.workload import ConstantLengths as ConstantLengths
     from pytwin.workload import Empirical as Empirical
@@ -42,6 +44,8 @@ _HOMES = {
     "WorkloadError": "pytwin.errors",
     "Run": "pytwin.results",
     "simulate": "pytwin.simulation",
+    "Prediction": "pytwin.uncertainty",
+    "predict": "pytwin.uncertainty",
     "Adapters": "pytwin.workload",
     "ConstantLengths": "pytwin.workload",
     "Empirical": "pytwin.workload",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,8 +22,18 @@ from pytwin.cli.output import (
     write_text,
 )
 from pytwin.errors import PytwinError
-from pytwin.validate import Progress, RealRuns, Report, build_report, build_rows, predict, read_runs
-from pytwin.validate.predict import MAX_CONNECTIONS
+from pytwin.uncertainty import usable_cores
+from pytwin.validate import (
+    BENCHMARK,
+    Measurement,
+    Progress,
+    RealRuns,
+    Report,
+    build_report,
+    build_rows,
+    predict,
+    read_runs,
+)
 
 
 def validate(
@@ -33,7 +42,12 @@ def validate(
     families: Words = ("dt_real", "ml_test"),
     condition: Literal["arrivals", "none"] = "none",
     seeds: int = 8,
-    max_connections: int = MAX_CONNECTIONS,
+    interval: float | None = None,
+    draws: int = 16,
+    max_connections: int = BENCHMARK.max_connections or 0,
+    metrics_poll_s: float = BENCHMARK.metrics_poll_s or 0.0,
+    early_eos: float | None = None,
+    pool_lengths: bool = BENCHMARK.pool_lengths,
     workers: int | None = None,
     rows: str | None = None,
     out: str | None = None,
@@ -55,8 +69,19 @@ def validate(
         "arrivals" scales the rates to the client's sent count where it is known.
     seeds
         Simulations per run and prediction, averaged.
+    interval
+        Also prediction intervals that are to hold this share of the runs, as in 0.9, how many they
+        hold, and which runs are near-critical.
+    draws
+        Simulations per run with the profile's uncertain factors moved, for the intervals.
     max_connections
         Requests that the client and server hold at once; 0 for no limit.
+    metrics_poll_s
+        Pause of the client's polls of /metrics; 0 for no polls.
+    early_eos
+        Probability that a request ends before its requested length; default: the profile's.
+    pool_lengths
+        Reweight the length law to the mean lengths of the run's pool.
     workers
         Threads; default one per core.
     rows
@@ -66,19 +91,34 @@ def validate(
     """
     if seeds < 1:
         raise PytwinError(f"seeds ({seeds}) must be >= 1")
-    if max_connections < 0:
-        raise PytwinError(f"max_connections ({max_connections}) must be >= 0; 0 is no limit")
+    if draws < 0:
+        raise PytwinError(f"draws ({draws}) must be >= 0")
+    if interval is not None and not 0 < interval < 1:
+        raise PytwinError(f"interval ({interval}) must be above 0 and below 1, as in 0.9")
+    measurement = _measurement(max_connections, metrics_poll_s, early_eos, pool_lengths)
     check_writable(rows)
     check_writable(out, (".json",))
-    threads = _cores() if workers is None else workers
+    threads = usable_cores() if workers is None else workers
     if threads < 1:
         raise PytwinError(f"workers ({threads}) must be >= 1")
     runs = read_runs(traces, families=families)
-    frame = _predict(runs, condition == "arrivals", seeds, max_connections or None, threads)
-    report = build_report(frame)
+    conditioned = condition == "arrivals"
+    frame = _predict(runs, conditioned, seeds, draws, interval, measurement, threads)
+    report = build_report(frame, level=interval)
     if rows is not None:
         write_frame(frame, rows)
-    document = _document(report, traces, families, condition, seeds, max_connections)
+    document = {
+        "pytwin": pytwin.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "traces": traces,
+        "families": list(families or ()),
+        "condition": condition,
+        "seeds": seeds,
+        "interval": interval,
+        "draws": draws if interval is not None else 0,
+        "measurement": asdict(measurement),
+        **asdict(report),
+    }
     if out is not None:
         import json
 
@@ -92,15 +132,31 @@ def validate(
     return 0
 
 
-def _cores() -> int:
-    """Cores that this process may use; a container may have fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _measurement(
+    max_connections: int, metrics_poll_s: float, early_eos: float | None, pool_lengths: bool
+) -> Measurement:
+    if max_connections < 0:
+        raise PytwinError(f"max_connections ({max_connections}) must be >= 0; 0 is no limit")
+    if metrics_poll_s < 0:
+        raise PytwinError(f"metrics_poll_s ({metrics_poll_s}) must be >= 0; 0 is no polls")
+    if early_eos is not None and not 0 <= early_eos <= 1:
+        raise PytwinError(f"early_eos ({early_eos}) must be from 0 to 1: it is a probability")
+    return Measurement(
+        max_connections=max_connections or None,
+        metrics_poll_s=metrics_poll_s or None,
+        early_eos=early_eos,
+        pool_lengths=pool_lengths,
+    )
 
 
 def _predict(
-    runs: RealRuns, conditioned: bool, seeds: int, max_connections: int | None, workers: int
+    runs: RealRuns,
+    conditioned: bool,
+    seeds: int,
+    draws: int,
+    level: float | None,
+    measurement: Measurement,
+    workers: int,
 ) -> Any:
     # A run without status is one whose outcome is not told: it is predicted like any other.
     started = [status in (None, "ok") for status in runs.outcomes["status"]]
@@ -115,7 +171,9 @@ def _predict(
                     simulated=started,
                     condition=mode,
                     seeds=seeds,
-                    max_connections=max_connections,
+                    draws=draws,
+                    level=level,
+                    measurement=measurement,
                     workers=workers,
                     progress=progress,
                 )
@@ -153,30 +211,18 @@ class _Bar:
             self._progress.stop()
 
 
-def _document(
-    report: Report,
-    traces: str,
-    families: tuple[str, ...] | None,
-    condition: str,
-    seeds: int,
-    max_connections: int,
-) -> dict[str, Any]:
-    return {
-        "pytwin": pytwin.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-        "traces": traces,
-        "families": list(families or ()),
-        "condition": condition,
-        "seeds": seeds,
-        "max_connections": max_connections,
-        **asdict(report),
-    }
-
-
 def _print_report(report: Report) -> None:
     titles = {
         "summary": "Errors in %: mean absolute (mape), symmetric (half and full), signed (bias), "
         "median of mean TTFT",
+        "floor": "Errors in % beside their floor: what the seeds' spread makes any prediction of "
+        "one run err",
+        "verdicts": "Runs called right (%): starved; the same without those within 0.01 of the "
+        "line; mean TTFT above 3 s",
+        "coverage": "Real runs inside their prediction interval, below it and above it (%), and "
+        "its median width (%)",
+        "near_critical": "Errors in % of near-critical runs and of the others",
+        "targets": "Targets",
         "start": "Can the server start (right: in %)",
         "worst": "Largest throughput errors (%)",
         "left_out": "Runs in no error figure",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,37 +12,74 @@ from pytwin import _core
 from pytwin.config import EngineConfig
 from pytwin.errors import PytwinError
 from pytwin.simulation import Twin, extrapolated
+from pytwin.uncertainty import (
+    INTERVAL_METRICS,
+    Member,
+    Plan,
+    member_spec,
+    members,
+    outlook,
+    uncertainty_of,
+)
 from pytwin.validate.read import RunConfig
 from pytwin.workload import GeneratedWorkload, ShareGpt, Workload, adapters
-
-MAX_CONNECTIONS = 25_000
-"""Connections that the measured client and server could hold (20,000 to 27,700 were seen)."""
-
-METRICS_POLL_S = 2.0
-"""Pause between the measured client's polls of /metrics (ts_period in the traces' README)."""
 
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The measuring side of the real benchmark, as far as it changes what is measured.
+
+    Attributes
+    ----------
+    max_connections: requests that the measured client and server could hold (20,000 to 27,700
+        were seen); further ones are refused. None for no limit.
+    metrics_poll_s: pause in seconds between the client's polls of /metrics; None for no polls.
+    early_eos: probability that a request ends before its requested length; None for the profile's.
+    pool_lengths: reweight the length law to the mean lengths of the run's pool.
+    """
+
+    max_connections: int | None = 25_000
+    metrics_poll_s: float | None = 2.0
+    early_eos: float | None = None
+    pool_lengths: bool = True
+
+
+BENCHMARK = Measurement()
+"""The benchmark behind the published runs."""
+
+
 @dataclass
-class Prediction:
+class RunPrediction:
     """The twin's word on one real run.
 
     Attributes
     ----------
     status: "ok" or "infeasible" (the memory model), "failed" (see error), "skipped" (see error).
     metrics: means over the seeds, of those who have a value; empty if nothing was simulated.
+    intervals: metric -> (low, high), where intervals were asked for.
+    floor: metric -> percent by which the mean of the other seeds misses a seed, on average: what
+        any prediction of one run must err. Empty with one seed.
+    starved: probability of starvation, where intervals were asked for.
+    near_critical: why it is near-critical; None where that was not looked at.
     extrapolated: why it goes beyond what the profile was measured on.
     """
 
     status: str
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
+    starved: float | None = None
+    near_critical: list[str] | None = None
     extrapolated: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
+    """A real run as the twin simulates it."""
+
     server: EngineConfig
     traffic: GeneratedWorkload
 
@@ -53,10 +90,12 @@ def predict(
     simulated: Sequence[bool],
     condition: bool,
     seeds: int = 8,
-    max_connections: int | None = MAX_CONNECTIONS,
+    draws: int = 0,
+    level: float | None = None,
+    measurement: Measurement = BENCHMARK,
     workers: int = 1,
     progress: Progress | None = None,
-) -> list[Prediction]:
+) -> list[RunPrediction]:
     """Predict every run; one that the memory model calls infeasible is simulated all the same.
 
     Parameters
@@ -65,95 +104,135 @@ def predict(
     simulated: which of them to simulate; of the others only the memory is judged.
     condition: scale the rates to the client's sent count and fix the total, where it is known.
     seeds: simulations per run, seeds 0 to seeds - 1, averaged.
-    max_connections: requests that the front end holds; None for no limit.
+    draws: simulations per run with the profile's uncertain factors moved, for the intervals.
+    level: share of real runs that an interval is to hold; None for no intervals.
+    measurement: the measuring side.
     workers: threads.
     progress: called with (simulations done, simulations in all).
     """
+    plan = Plan(seeds=seeds, draws=0, nudges=0)
+    if level is not None:
+        plan = Plan(seeds=seeds, draws=draws, nudges=min(seeds, Plan.nudges))
     twin = Twin()
-    predictions = []
+    predictions: list[RunPrediction] = []
     specs: list[str] = []
-    owners: list[int] = []
-    cases: list[_Case | None] = []
+    teams: list[tuple[int, Case, list[Member]]] = []
     for k, (config, wanted) in enumerate(zip(configs, simulated, strict=True)):
-        case, prediction = _prepare(twin, config, condition, max_connections, wanted)
+        case, prediction = _prepare(twin, config, condition, measurement, wanted)
         predictions.append(prediction)
-        cases.append(case)
-        if case is None or not wanted:
+        if case is None:
+            continue
+        prediction.extrapolated = extrapolated(case.server, case.traffic)
+        if not wanted:
             continue
         base = twin.spec(case.server, case.traffic, ignore_memory=True)
-        for seed in range(seeds):
-            specs.append(json.dumps(base | {"seed": seed}, allow_nan=False))
-            owners.append(k)
+        team = members(case.server.loaded_profile, plan)
+        specs += [member_spec(twin, base, member) for member in team]
+        teams.append((k, case, team))
     total = len(specs)
     report = None if progress is None else (lambda done: progress(done, total))
     columns = _core.simulate_many(twin.library, specs, workers, report)
-    _fold(columns, owners, predictions)
-    for case, prediction in zip(cases, predictions, strict=True):
-        if case is not None:
-            prediction.extrapolated = extrapolated(
-                case.server, case.traffic, prediction.metrics or None
-            )
+    first = 0
+    for k, case, team in teams:
+        _fold(predictions[k], case, team, columns, first, level)
+        first += len(team)
     return predictions
 
 
 def _prepare(
-    twin: Twin, config: RunConfig, condition: bool, max_connections: int | None, wanted: bool
-) -> tuple[_Case | None, Prediction]:
+    twin: Twin, config: RunConfig, condition: bool, measurement: Measurement, wanted: bool
+) -> tuple[Case | None, RunPrediction]:
     if config.profile is None:
         reason = f"model ({config.model}) has no shipped profile"
-        return None, Prediction("skipped", reason)
+        return None, RunPrediction("skipped", reason)
     try:
-        case = _case(config, condition, max_connections, wanted)
+        case = case_of(config, condition, measurement, wanted=wanted)
         memory = _core.memory(twin.library, twin.spec_json(case.server, case.traffic))
     except PytwinError as error:
-        return None, Prediction("failed", str(error))
+        return None, RunPrediction("failed", str(error))
     except ValueError as error:
-        return None, Prediction("failed", " ".join(str(error).split()))
-    return case, Prediction(memory["status"], memory["error"])
+        return None, RunPrediction("failed", " ".join(str(error).split()))
+    return case, RunPrediction(memory["status"], memory["error"])
 
 
-def _case(config: RunConfig, condition: bool, max_connections: int | None, wanted: bool) -> _Case:
+def case_of(
+    config: RunConfig,
+    condition: bool,
+    measurement: Measurement = BENCHMARK,
+    *,
+    wanted: bool = True,
+    profile: str | None = None,
+) -> Case:
+    """The server and the traffic of a real run; on another profile if one is given.
+
+    Raises
+    ------
+    PytwinError: the run has no rates or no duration, or its settings are not valid.
+    """
     assert config.profile is not None  # noqa: S101 - told by the caller
     server = EngineConfig(
-        profile=config.profile,
-        max_connections=max_connections,
-        metrics_poll_s=METRICS_POLL_S,
+        profile=profile or config.profile,
+        max_connections=measurement.max_connections,
+        metrics_poll_s=measurement.metrics_poll_s,
         **config.settings,
     )
     if not wanted:  # only its memory is asked for, which no traffic changes
-        return _Case(server, Workload.poisson(rate_rps=1.0))
+        return Case(server, Workload.poisson(rate_rps=1.0))
     if not config.rates_rps:
         raise PytwinError(f"run {config.run_idx} has no rates in adapters.parquet")
     if config.duration_s is None:
         raise PytwinError(f"run {config.run_idx} has no total_time_s")
     # The server shuffled its adapters: which rate met which rank is not known, so any pairing does.
     served = adapters(len(config.rates_rps), config.rates_rps, config.ranks or (16,))
-    lengths = ShareGpt() if config.mean_lengths is None else ShareGpt(*config.mean_lengths)
-    traffic = Workload.poisson(adapters=served, lengths=lengths, duration_s=config.duration_s)
+    known = measurement.pool_lengths and config.mean_lengths is not None
+    lengths = ShareGpt(*config.mean_lengths) if known and config.mean_lengths else ShareGpt()
+    traffic = Workload.poisson(
+        adapters=served,
+        lengths=lengths,
+        duration_s=config.duration_s,
+        early_eos=measurement.early_eos,
+    )
     if condition and config.arrivals is not None:
         traffic = traffic.conditioned(config.arrivals)
-    return _Case(server, traffic)
+    return Case(server, traffic)
 
 
 def _fold(
-    columns: dict[str, list[Any]], owners: Sequence[int], predictions: Sequence[Prediction]
+    prediction: RunPrediction,
+    case: Case,
+    team: Sequence[Member],
+    columns: Mapping[str, list[Any]],
+    first: int,
+    level: float | None,
 ) -> None:
-    """Mean over the seeds of each run, in place; one failed seed fails the run."""
-    sums: dict[int, dict[str, list[float]]] = {}
+    """Write what a run's simulations say into its prediction; one failed member fails the run."""
+    window = slice(first, first + len(team))
+    for status, error in zip(columns["status"][window], columns["error"][window], strict=True):
+        if status != "ok":
+            prediction.status, prediction.error = "failed", error
+            return
     names = [name for name in columns if name not in ("status", "error")]
-    for row, owner in enumerate(owners):
-        if columns["status"][row] != "ok":
-            predictions[owner].status = "failed"
-            predictions[owner].error = columns["error"][row]
-            continue
-        values = sums.setdefault(owner, {name: [] for name in names})
-        for name in names:
-            value = columns[name][row]
-            if value is not None and math.isfinite(value):
-                values[name].append(float(value))
-    for owner, values in sums.items():
-        if predictions[owner].status == "failed":
-            continue
-        predictions[owner].metrics = {
-            name: math.fsum(kept) / len(kept) for name, kept in values.items() if kept
+    rows = [{name: columns[name][row] for name in names} for row in range(first, first + len(team))]
+    found = outlook(team, rows, uncertainty_of(case.server.loaded_profile))
+    prediction.metrics = found.estimates
+    seeds = [row for member, row in zip(team, rows, strict=True) if member.kind == "seed"]
+    prediction.floor = {name: floor for name in names if (floor := _floor(seeds, name)) is not None}
+    if level is not None:
+        prediction.intervals = {
+            name: found.laws[name].interval(level)
+            for name in INTERVAL_METRICS
+            if name in found.laws
         }
+        prediction.starved = found.starved
+        prediction.near_critical = list(found.sensitivity.reasons) if found.sensitivity else []
+    prediction.extrapolated = extrapolated(case.server, case.traffic, prediction.metrics)
+
+
+def _floor(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Mean of |mean of the other seeds - seed| / seed, in percent."""
+    values = [float(row[name]) for row in rows if row[name] is not None]
+    kept = [value for value in values if math.isfinite(value) and value > 0]
+    if len(kept) < 2:
+        return None
+    total, others = math.fsum(kept), len(kept) - 1
+    return 100 * statistics.fmean(abs((total - value) / others - value) / value for value in kept)

@@ -30,8 +30,9 @@ _ARRIVAL_COLUMNS = ("client_arrivals_exact", "client_arrivals_est")
 _OUTCOME_COLUMNS = (
     "status", "error_class", "total_throughput", "request_throughput", "mean_tpot_ms",
     "mean_itl_ms", "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "completed", "starved_est",
+    "served_ratio_est",
 )  # fmt: skip
-_RENAMED = {"starved_est": "starved"}
+_RENAMED = {"starved_est": "starved", "served_ratio_est": "served_ratio"}
 
 MEMORY_ERRORS = ("oom_cuda", "no_kv_memory", "kv_smaller_than_max_model_len")
 """Failures that say that a server of this configuration cannot start."""
