@@ -110,19 +110,38 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
     /// it runs before each.
     fn accept(&mut self, until: Picoseconds) {
         while self.traffic.peek().is_some_and(|at| at <= until) {
-            let Some(new) = self.traffic.next() else { return };
-            let refused = self.in_flight >= self.max_connections || new.prompt_tokens >= self.max_model_len;
-            self.recorder.arrive(&new, refused);
-            self.arrivals += 1;
-            if self.arrivals.is_multiple_of(CANCEL_EVERY_ARRIVALS) && self.cancel.load(Ordering::Relaxed) {
-                self.cancelled = true;
+            let full = self.in_flight >= self.max_connections;
+            if full && !self.recorder.keeps_requests() {
+                let count = self.traffic.refuse_until(until);
+                self.look(count);
                 return;
             }
+            let Some(new) = self.traffic.next() else { return };
+            self.look(1);
+            if self.cancelled {
+                return;
+            }
+            if full {
+                self.traffic.refuse(&new);
+                self.recorder.refuse_unseen(&new);
+                continue;
+            }
+            let refused = new.prompt_tokens >= self.max_model_len;
+            self.recorder.arrive(&new, refused);
             if !refused {
                 self.in_flight += 1;
                 self.ingress
                     .push_back((self.api_server.turn(new.arrival, new.adapter), new));
             }
+        }
+    }
+
+    /// Counts arrivals and looks at the cancel flag now and then.
+    fn look(&mut self, arrivals: u64) {
+        self.arrivals += arrivals;
+        if self.arrivals >= CANCEL_EVERY_ARRIVALS {
+            self.arrivals = 0;
+            self.cancelled |= self.cancel.load(Ordering::Relaxed);
         }
     }
 
@@ -157,6 +176,7 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
         if self.cancelled {
             return Err(TwinError::Interrupted);
         }
+        self.recorder.unseen(&self.traffic.unseen());
         self.recorder.hold(end);
         for request in scheduler.requests.iter() {
             self.recorder.unfinished(request, end);

@@ -121,6 +121,36 @@ proptest! {
         prop_assert_eq!(&frames[0].adapter, &frames[1].adapter);
         prop_assert_eq!(&frames[0].prompt_tokens, &frames[1].prompt_tokens);
     }
+
+    /// Requests that find no free connection are not looked at unless somebody wants their rows: the figures are the same.
+    #[test]
+    fn refusing_unseen_changes_nothing(
+        seed in any::<u64>(), adapters in 1u32..24, rate in 0.2f64..4.0, cap in 1u32..40, fixed in any::<bool>(),
+        constant in any::<bool>(),
+    ) {
+        let mut document = document(seed, 4, adapters, rate);
+        document["engine"]["max_connections"] = json!(cap);
+        if fixed {
+            document["workload"]["total_requests"] = json!(900);
+        }
+        if constant {
+            document["workload"]["lengths"] = json!({"law": "constant", "prompt_tokens": 90, "output_tokens": 40});
+        }
+        let with_rows = run(&document);
+        document["collect"] = json!({"adapters": true});
+        let without = run(&document);
+        let (Outcome::Ok { summary: a, frames: rows }, Outcome::Ok { summary: b, frames }) = (with_rows, without) else {
+            panic!("both start")
+        };
+        prop_assert_eq!(format!("{a:?}"), format!("{b:?}"));
+        let (x, y) = (rows.adapters.unwrap(), frames.adapters.unwrap());
+        prop_assert_eq!(x.refused, y.refused);
+        prop_assert_eq!(&x.offered_tokens, &y.offered_tokens);
+        if constant {
+            let offered: Vec<u64> = x.arrived.iter().map(|&n| 130 * n).collect();
+            prop_assert_eq!(offered, x.offered_tokens);
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::timeseries::{Gauges, Sampler, TimeseriesColumns};
 use crate::engine::{Batch, NewRequest, Request, Scheduler, UpdateReport};
 use crate::lora::LoraEvent;
 use crate::time::Picoseconds;
+use crate::workload::Unseen;
 
 /// What to keep beside the summary.
 #[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
@@ -122,6 +123,28 @@ impl Recorder {
                     RequestStatus::Unfinished
                 },
             );
+        }
+    }
+
+    /// Whether every request gets a row.
+    pub fn keeps_requests(&self) -> bool {
+        self.request_rows.is_some()
+    }
+
+    /// The row of a request that found no free connection; it is counted in [`Self::unseen`].
+    pub fn refuse_unseen(&mut self, new: &NewRequest) {
+        if let Some(rows) = &mut self.request_rows {
+            rows.arrive(new, RequestStatus::Refused);
+        }
+    }
+
+    /// Requests of each adapter that found no free connection.
+    pub fn unseen(&mut self, of_adapters: &[Unseen]) {
+        for (counter, unseen) in self.counters.iter_mut().zip(of_adapters) {
+            counter.arrived += unseen.requests;
+            counter.refused += unseen.requests;
+            counter.slo_missed += unseen.requests;
+            counter.offered_tokens += unseen.tokens;
         }
     }
 

@@ -1,38 +1,24 @@
-//! Traffic drawn from laws, one request at a time: memory does not grow with the number of requests.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+//! Traffic drawn from laws, a window at a time: memory does not grow with the number of requests.
 
 use rand::RngExt;
 use rand_distr::Distribution;
 use rand_distr::weighted::WeightedAliasIndex;
 
-use super::Traffic;
 use super::arrivals::{ArrivalStream, FixedCountStream};
 use super::lengths::{LengthSampler, LengthTables};
+use super::merge::{Arrival, Merged};
 use super::spec::{EarlyEos, GeneratedSpec};
+use super::{Traffic, Unseen};
 use crate::engine::{NEVER, NewRequest};
 use crate::error::{Result, TwinError};
-use crate::rng::{ChaCha8Rng, Purpose, stream};
+use crate::rng::{ChaCha8Rng, Keyed, Purpose, stream};
 use crate::time::{Picoseconds, from_seconds};
-
-/// One adapter's (or the base model's) part of the traffic.
-#[derive(Debug)]
-struct Source {
-    lengths: LengthSampler,
-    length_rng: ChaCha8Rng,
-    stop_rng: ChaCha8Rng,
-}
 
 /// Who sends when.
 #[derive(Debug)]
 enum Arrivals {
     /// Independent streams, merged.
-    Merged {
-        streams: Vec<Option<ArrivalStream>>,
-        next: BinaryHeap<Reverse<(Picoseconds, u32)>>,
-    },
+    Merged(Box<Merged>),
     /// A given number, adapters in proportion to their rates.
     Fixed {
         stream: Box<FixedCountStream>,
@@ -41,13 +27,24 @@ enum Arrivals {
     },
 }
 
+/// Requests of one adapter so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    all: u64,
+    unseen: u64,
+}
+
 /// Traffic from a [`GeneratedSpec`].
 #[derive(Debug)]
 pub struct Generated {
-    sources: Vec<Source>,
     arrivals: Arrivals,
+    /// Laws of the lengths, and which of them each adapter has.
+    laws: Vec<LengthSampler>,
+    law_of_adapter: Vec<u32>,
+    lengths: Keyed,
+    stops: Keyed,
     early_eos: EarlyEos,
-    end: Picoseconds,
+    sent: Vec<Sent>,
     serial: u32,
 }
 
@@ -66,26 +63,21 @@ pub fn rates_and_ranks(spec: &GeneratedSpec) -> (Vec<f64>, Vec<u32>) {
 impl Generated {
     /// Traffic of a validated spec under `seed`.
     pub fn new(spec: &GeneratedSpec, tables: &LengthTables, seed: u64) -> Result<Self> {
-        let shared = LengthSampler::new(&spec.lengths, tables)?;
-        let mut laws = vec![shared.clone()];
+        let mut laws = vec![LengthSampler::new(&spec.lengths, tables)?];
+        let mut law_of_adapter = vec![0];
         for group in &spec.adapters {
-            let law = group
-                .lengths
-                .as_ref()
-                .map_or(Ok(shared.clone()), |law| LengthSampler::new(law, tables))?;
-            laws.extend(std::iter::repeat_n(law, group.count as usize));
+            let law = match &group.lengths {
+                Some(lengths) => {
+                    laws.push(LengthSampler::new(lengths, tables)?);
+                    laws.len() as u32 - 1
+                }
+                None => 0,
+            };
+            law_of_adapter.extend(std::iter::repeat_n(law, group.count as usize));
         }
         let (rates, _) = rates_and_ranks(spec);
         let end = from_seconds(spec.duration_s);
-        let sources = laws
-            .into_iter()
-            .zip(0..)
-            .map(|(lengths, index)| Source {
-                lengths,
-                length_rng: stream(seed, Purpose::Lengths, index),
-                stop_rng: stream(seed, Purpose::EarlyStop, index),
-            })
-            .collect();
+        let sent = vec![Sent::default(); rates.len()];
         let arrivals = match spec.total_requests {
             Some(count) => Arrivals::Fixed {
                 stream: Box::new(FixedCountStream::new(seed, count, end)),
@@ -94,57 +86,44 @@ impl Generated {
                 })?,
                 rng: Box::new(stream(seed, Purpose::Mix, 0)),
             },
-            None => merged(&rates, spec, seed, end),
+            None => {
+                let streams = rates.iter().zip(0..).filter(|&(&rate, _)| rate > 0.0);
+                let streams = streams
+                    .map(|(&rate, index)| (index, ArrivalStream::new(seed, index, rate, spec.arrivals)));
+                Arrivals::Merged(Box::new(Merged::new(streams.collect(), rates.iter().sum(), end)))
+            }
         };
         Ok(Self {
-            sources,
             arrivals,
+            laws,
+            law_of_adapter,
+            lengths: Keyed::new(seed, Purpose::Lengths),
+            stops: Keyed::new(seed, Purpose::EarlyStop),
             early_eos: spec.early_eos,
-            end,
+            sent,
             serial: 0,
         })
     }
-}
 
-fn merged(rates: &[f64], spec: &GeneratedSpec, seed: u64, end: Picoseconds) -> Arrivals {
-    let mut next = BinaryHeap::with_capacity(rates.len());
-    let streams: Vec<_> = rates
-        .iter()
-        .zip(0..)
-        .map(|(&rate, index)| {
-            (rate > 0.0).then(|| {
-                let stream = ArrivalStream::new(seed, index, rate, spec.arrivals);
-                if stream.peek() < end {
-                    next.push(Reverse((stream.peek(), index)));
-                }
-                stream
-            })
-        })
-        .collect();
-    Arrivals::Merged { streams, next }
+    fn law(&self, adapter: u32) -> &LengthSampler {
+        &self.laws[self.law_of_adapter[adapter as usize] as usize]
+    }
 }
 
 impl Arrivals {
     fn peek(&self) -> Option<Picoseconds> {
         match self {
-            Self::Merged { next, .. } => next.peek().map(|&Reverse((at, _))| at),
+            Self::Merged(merged) => merged.peek().map(|(at, _)| at),
             Self::Fixed { stream, .. } => stream.peek(),
         }
     }
 
-    fn next(&mut self, end: Picoseconds) -> Option<(Picoseconds, u32)> {
+    fn next(&mut self) -> Option<Arrival> {
         match self {
-            Self::Merged { streams, next } => {
-                let mut head = next.peek_mut()?;
-                let Reverse((at, index)) = *head;
-                let stream = streams[index as usize].as_mut()?;
-                stream.advance();
-                if stream.peek() < end {
-                    *head = Reverse((stream.peek(), index));
-                } else {
-                    PeekMut::pop(head);
-                }
-                Some((at, index))
+            Self::Merged(merged) => {
+                let arrival = merged.peek()?;
+                merged.advance();
+                Some(arrival)
             }
             Self::Fixed { stream, mix, rng } => {
                 let at = stream.peek()?;
@@ -152,6 +131,20 @@ impl Arrivals {
                 Some((at, mix.sample(rng) as u32))
             }
         }
+    }
+
+    fn take_until(&mut self, until: Picoseconds, mut each: impl FnMut(u32)) -> u64 {
+        if let Self::Merged(merged) = self {
+            return merged.take_until(until, each);
+        }
+        let mut taken = 0;
+        while self.peek().is_some_and(|at| at <= until)
+            && let Some((_, adapter)) = self.next()
+        {
+            each(adapter);
+            taken += 1;
+        }
+        taken
     }
 }
 
@@ -161,13 +154,14 @@ impl Traffic for Generated {
     }
 
     fn next(&mut self) -> Option<NewRequest> {
-        let (arrival, adapter) = self.arrivals.next(self.end)?;
-        let source = &mut self.sources[adapter as usize];
-        let (prompt_tokens, max_tokens) = source.lengths.sample(&mut source.length_rng);
+        let (arrival, adapter) = self.arrivals.next()?;
+        let sent = &mut self.sent[adapter as usize];
+        let nth = sent.all;
+        sent.all += 1;
+        let (prompt_tokens, max_tokens) = self.law(adapter).sample(&mut self.lengths.draws(adapter, nth));
         let mut stop_at = NEVER;
         if self.early_eos != EarlyEos::default() {
-            // One draw decides both whether and where, so that the stream advances alike for every request.
-            let u: f64 = source.stop_rng.random();
+            let u: f64 = self.stops.draws(adapter, nth).random();
             stop_at = self.early_eos.stop_at(u, max_tokens).unwrap_or(NEVER);
         }
         let serial = self.serial;
@@ -183,5 +177,34 @@ impl Traffic for Generated {
             arrival,
             prompt: Vec::new(),
         })
+    }
+
+    fn refuse(&mut self, request: &NewRequest) {
+        self.sent[request.adapter as usize].unseen += 1;
+    }
+
+    fn refuse_until(&mut self, until: Picoseconds) -> u64 {
+        let sent = &mut self.sent;
+        let count = self.arrivals.take_until(until, |adapter| {
+            let sent = &mut sent[adapter as usize];
+            sent.all += 1;
+            sent.unseen += 1;
+        });
+        self.serial += count as u32;
+        count
+    }
+
+    fn unseen(&self) -> Vec<Unseen> {
+        if self.sent.iter().all(|sent| sent.unseen == 0) {
+            return vec![Unseen::default(); self.sent.len()];
+        }
+        let means: Vec<f64> = self.laws.iter().map(LengthSampler::mean_tokens).collect();
+        let of_adapters = self.sent.iter().zip(&self.law_of_adapter);
+        of_adapters
+            .map(|(sent, &law)| Unseen {
+                requests: sent.unseen,
+                tokens: (sent.unseen as f64 * means[law as usize]).round() as u64,
+            })
+            .collect()
     }
 }

@@ -3,6 +3,7 @@
 pub mod arrivals;
 pub mod generated;
 pub mod lengths;
+mod merge;
 pub mod replay;
 pub mod spec;
 
@@ -14,10 +15,28 @@ pub use spec::{ArrivalLaw, LengthLaw, WorkloadSpec};
 use crate::engine::NewRequest;
 use crate::time::Picoseconds;
 
+/// Requests of one adapter that were refused unseen, because no connection was free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// How many.
+    pub requests: u64,
+    /// Prompt and requested output tokens that they would have brought.
+    pub tokens: u64,
+}
+
 /// A source of requests in order of arrival.
+///
+/// Nobody looks into a request that finds no free connection: its lengths need not be known, and where the traffic is drawn
+/// from laws they are not drawn. What the refused would have brought is then their number times the law's mean.
 pub trait Traffic {
     /// When the next request arrives; `None` when there is none before the end.
     fn peek(&self) -> Option<Picoseconds>;
     /// Takes the next request.
     fn next(&mut self) -> Option<NewRequest>;
+    /// Counts a request that was taken as refused unseen.
+    fn refuse(&mut self, request: &NewRequest);
+    /// Takes all requests up to and at `until` and refuses them unseen. Returns how many there were.
+    fn refuse_until(&mut self, until: Picoseconds) -> u64;
+    /// The requests refused unseen so far, by adapter.
+    fn unseen(&self) -> Vec<Unseen>;
 }

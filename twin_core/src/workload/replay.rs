@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Traffic;
+use super::{Traffic, Unseen};
 use crate::engine::{NEVER, NewRequest};
 use crate::error::{Result, invalid};
 use crate::time::{Picoseconds, from_seconds};
@@ -68,12 +68,19 @@ pub struct Replay {
     trace: Arc<Trace>,
     end: Picoseconds,
     row: usize,
+    unseen: Vec<Unseen>,
 }
 
 impl Replay {
     /// The requests of `trace` before `end`.
     pub fn new(trace: Arc<Trace>, end: Picoseconds) -> Self {
-        Self { trace, end, row: 0 }
+        let unseen = vec![Unseen::default(); trace.num_adapters as usize + 1];
+        Self {
+            trace,
+            end,
+            row: 0,
+            unseen,
+        }
     }
 }
 
@@ -101,5 +108,26 @@ impl Traffic for Replay {
             arrival,
             prompt: Vec::new(),
         })
+    }
+
+    fn refuse(&mut self, request: &NewRequest) {
+        let unseen = &mut self.unseen[request.adapter as usize];
+        unseen.requests += 1;
+        unseen.tokens += u64::from(request.prompt_tokens) + u64::from(request.max_tokens);
+    }
+
+    fn refuse_until(&mut self, until: Picoseconds) -> u64 {
+        let mut count = 0;
+        while self.peek().is_some_and(|at| at <= until)
+            && let Some(request) = self.next()
+        {
+            self.refuse(&request);
+            count += 1;
+        }
+        count
+    }
+
+    fn unseen(&self) -> Vec<Unseen> {
+        self.unseen.clone()
     }
 }
