@@ -77,6 +77,7 @@ def prior(
         max_num_seqs=_positive("max_num_seqs", max_num_seqs),
         max_num_batched_tokens=_positive("max_num_batched_tokens", max_num_batched_tokens),
     )  # fmt: skip
+    summary = _summary(document, max_loras, max_lora_rank)  # refuses what vLLM would refuse
     text = json.dumps(document, indent=1) + "\n"
     if output is None:
         print(text, end="")
@@ -85,7 +86,7 @@ def prior(
             output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise DataError(f"output ({output}) cannot be written: {error.strerror}") from None
-    for line in _summary(document, max_loras, max_lora_rank):
+    for line in summary:
         print(line, file=sys.stderr)
     return 0
 
