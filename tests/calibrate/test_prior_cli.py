@@ -85,8 +85,8 @@ def test_a_model_that_does_not_fit_is_an_answer(cli, config, tmp_path):
 
 def test_settings_of_the_server_are_the_profile_s_defaults(cli, tmp_path):
     out = tmp_path / "p.json"
-    cli("calibrate", "prior", "--config", "qwen-3-8b", "--gpu", "a10g", "-o", out, "--max-model-len",
-        4096, "--max-num-seqs", 64, "--max-num-batched-tokens", 1024)  # fmt: skip
+    limits = ("--max-model-len", 4096, "--max-num-seqs", 64, "--max-num-batched-tokens", 1024)
+    cli("calibrate", "prior", "--config", "qwen-3-8b", "--gpu", "a10g", "-o", out, *limits)
     resolved = pt.EngineConfig(profile=str(out)).resolved()
     assert resolved["max_model_len"] == 4096
     assert resolved["max_num_seqs"] == 64

@@ -100,7 +100,7 @@ class _Keys:
         value = mapping.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
             raise ConfigError(f"{self.where}: {key} ({value!r}) must be a positive number")
         return float(value)
 
@@ -157,8 +157,9 @@ def _llama(keys: _Keys, name: str) -> Architecture:
 
 
 def _mistral(keys: _Keys, name: str) -> Architecture:
-    window = keys.data.get("sliding_window")
-    return _common(keys, name, lora_embeddings=True, sliding_window=int(window or 0))
+    windowed = keys.data.get("sliding_window") is not None
+    window = keys.whole("sliding_window") if windowed else 0
+    return _common(keys, name, lora_embeddings=True, sliding_window=window)
 
 
 def _qwen2(keys: _Keys, name: str) -> Architecture:
