@@ -47,7 +47,8 @@ FloatArray = npt.NDArray[np.float64]
 LEVEL = 0.9
 _DRAWS = 16
 _SEEDS = 8  # what the draws of a prediction are spread over
-_BASE_SEEDS = 3
+_BASE_SEEDS = 2
+_RESPONSES = 2  # every second run tells how metrics respond to the factors
 # By how much each factor is moved to see the response; those not named here leave no trace in the
 # runs and are taken from the errors of their own measurements.
 _NUDGES = {
@@ -83,7 +84,7 @@ def learn(
         for config, real in replay.cases(traces, "ml_test", profile.model, queued_share)
         if config.excluded is None
     ]
-    factors = {**_own_errors(profile), **_from_runs(runs)}
+    factors = {**_own_errors(profile), **_from_runs(runs[::_RESPONSES])}
     drawn = _simulate(runs, lambda run: _draws(run.profile, factors))
     enlarged = _enlargement(profile) if held_out is None else {}
     rest = {
@@ -141,9 +142,7 @@ def _from_runs(runs: Sequence[Seen]) -> dict[str, float]:
     def team(run: Seen) -> list[Member]:
         found = [Member("seed", seed, run.profile) for seed in range(_BASE_SEEDS)]
         for name, nudge in _NUDGES.items():
-            for sign in (1, -1):
-                moved = perturbed(run.profile, {name: math.exp(sign * nudge)})
-                found.append(Member(name, 0, moved))
+            found.append(Member(name, 0, perturbed(run.profile, {name: math.exp(nudge)})))
         return found
 
     residuals, gains, spreads, queued = [], [], [], []
@@ -154,7 +153,7 @@ def _from_runs(runs: Sequence[Seen]) -> dict[str, float]:
         residuals.append(np.log(measured / seeds.mean(axis=0)))
         spreads.append(np.log(seeds).std(axis=0, ddof=1))
         steps = np.array(list(_NUDGES.values()))
-        gains.append(((moved[::2] - moved[1::2]) / (2 * steps[:, None])).T)
+        gains.append(((moved - np.log(seeds[0])) / steps[:, None]).T)
         queued.append(int(run.queued))
     found = factor_spreads(
         np.array(residuals), np.array(gains), np.array(spreads), np.array(queued)
@@ -226,7 +225,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="profiles fitted without each workload")
     parser.add_argument("--out", type=Path, default=Path("pytwin/profiles"))
     parser.add_argument("--model", help="only this one, for example llama-3.1-8b-instruct")
-    parser.add_argument("--queued-share", type=float, default=0.4, help="overloaded runs used")
+    parser.add_argument("--queued-share", type=float, default=0.25, help="overloaded runs used")
     arguments = parser.parse_args()
     for model in MODELS:
         if arguments.model not in (None, model.name):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pytwin.cli.flags import EngineFlags, Format, TrafficFlags
+from pytwin.cli.interval import check_targets, print_prediction
 from pytwin.cli.output import (
     check_writable,
     note,
@@ -16,7 +17,9 @@ from pytwin.cli.output import (
     print_table,
     write_frame,
 )
+from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS
 from pytwin.simulation import simulate as run_simulation
+from pytwin.uncertainty import predict
 
 if TYPE_CHECKING:
     from pytwin.results import Run
@@ -60,19 +63,37 @@ class SaveFlags:
         return {name: path for name, path in paths.items() if path is not None}
 
 
+@Parameter(name="*", group="Uncertainty")
+@dataclass(kw_only=True)
+class IntervalFlags:
+    """Prediction intervals, from many simulations instead of one."""
+
+    interval: float | None = None
+    """Share of real runs that the intervals are to hold, as in 0.9."""
+    seeds: int = 8
+    """Simulations whose mean is the estimate, from seed on; with --interval."""
+    draws: int = 16
+    """Simulations with the profile's uncertain factors moved; with --interval."""
+
+
 def simulate(
     *,
     profile: str,
     engine: EngineFlags | None = None,
     traffic: TrafficFlags | None = None,
     seed: int = 0,
+    ttft_slo_ms: float = TTFT_SLO_MS,
+    tpot_slo_ms: float = TPOT_SLO_MS,
+    uncertainty: IntervalFlags | None = None,
     save: SaveFlags | None = None,
     format: Annotated[Format, Parameter(name="--format", group="Output")] = "table",  # noqa: A002
 ) -> int:
     """Simulate one server under one workload.
 
     With `--format json` the result has the form of `vllm bench serve --save-result`. A server
-    that cannot start is an answer: `status` infeasible, exit code 0.
+    that cannot start is an answer: `status` infeasible, exit code 0. With `--interval 0.9` it is a
+    prediction: estimates over several seeds, their intervals, the probability of starvation, and
+    whether the configuration is near-critical.
 
     Parameters
     ----------
@@ -80,16 +101,39 @@ def simulate(
         A shipped profile (see `pytwin profiles`), or the path of a profile JSON.
     seed
         Seed of the random streams.
+    ttft_slo_ms
+        Objective for the time to first token.
+    tpot_slo_ms
+        Objective for a request's mean time per output token.
     """
     save = save or SaveFlags()
     save.check()
     server = (engine or EngineFlags()).engine_config(profile)
     workload = (traffic or TrafficFlags()).workload()
     targets = save.targets()
+    sure = uncertainty or IntervalFlags()
+    if sure.interval is not None:
+        check_targets(targets)
+        prediction = predict(
+            server,
+            workload,
+            seeds=sure.seeds,
+            draws=sure.draws,
+            level=sure.interval,
+            first_seed=seed,
+            ttft_slo_ms=ttft_slo_ms,
+            tpot_slo_ms=tpot_slo_ms,
+        )
+        print_prediction(prediction, format)
+        if prediction.status == "ok" and "adapters" in targets:
+            write_frame(prediction.adapters, targets["adapters"])
+        return 0
     run = run_simulation(
         server,
         workload,
         seed=seed,
+        ttft_slo_ms=ttft_slo_ms,
+        tpot_slo_ms=tpot_slo_ms,
         timeseries_s=save.timeseries_s if "timeseries" in targets else None,
         steps="steps" in targets,
     )

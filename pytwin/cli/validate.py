@@ -222,6 +222,8 @@ def _print_report(report: Report) -> None:
         "coverage": "Real runs inside their prediction interval, below it and above it (%), and "
         "its median width (%)",
         "near_critical": "Errors in % of near-critical runs and of the others",
+        "less_kv_memory": "Errors in % of runs that had less KV memory than their configuration "
+        "gives, and of the others",
         "targets": "Targets",
         "start": "Can the server start (right: in %)",
         "worst": "Largest throughput errors (%)",

@@ -19,6 +19,8 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 _SMOOTHING = 0.5  # kernel width in standard deviations of the values
+# Student's 95 % quantile over the normal one is 1 + (z**2 + 1) / (4 (n - 1)), z = 1.645.
+_FEW = (1.645**2 + 1) / 4
 _NORMAL = NormalDist()
 
 
@@ -80,9 +82,9 @@ def law_of(values: Sequence[float] | FloatArray, unexplained: float = 0.0) -> La
         return None
     logs = np.log(kept)
     mean, count = float(logs.mean()), logs.size
-    # The spread of a few draws, scaled to that of one more draw from the same law.
+    # The spread of a few draws, enlarged to what one more draw from the same law needs.
     spread = math.sqrt(float(((logs - mean) ** 2).sum()) / (count - 1)) if count > 1 else 0.0
-    inflated = spread * math.sqrt(1 + 1 / count)
+    inflated = spread * math.sqrt(1 + 1 / count) * (1 + _FEW / max(count - 1, 1))
     width = _SMOOTHING * inflated
     if spread > 0:
         kept_share = math.sqrt(1 - _SMOOTHING**2) * inflated / math.sqrt((count - 1) / count)

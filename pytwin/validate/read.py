@@ -30,7 +30,7 @@ _ARRIVAL_COLUMNS = ("client_arrivals_exact", "client_arrivals_est")
 _OUTCOME_COLUMNS = (
     "status", "error_class", "total_throughput", "request_throughput", "mean_tpot_ms",
     "mean_itl_ms", "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "completed", "starved_est",
-    "served_ratio_est",
+    "served_ratio_est", "ts_kv_usage_mean", "ts_running_mean",
 )  # fmt: skip
 _RENAMED = {"starved_est": "starved", "served_ratio_est": "served_ratio"}
 

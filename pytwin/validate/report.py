@@ -30,6 +30,8 @@ class Report:
     verdicts: per prediction, model and family: runs called right, in percent.
     coverage: per prediction, model, family and metric: real runs inside their interval.
     near_critical: errors of near-critical runs and of the others.
+    less_kv_memory: errors of the runs that had less KV memory than their configuration gives (told
+        by their outcome), and of the others; only where there are such runs.
     targets: what the project promises, the figure, and whether it is kept.
     start: one row per model: runs that can or cannot start, and how many the twin calls right.
     worst: the runs with the largest throughput errors.
@@ -41,6 +43,7 @@ class Report:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     coverage: list[dict[str, Any]] = field(default_factory=list)
     near_critical: list[dict[str, Any]] = field(default_factory=list)
+    less_kv_memory: list[dict[str, Any]] = field(default_factory=list)
     targets: list[dict[str, Any]] = field(default_factory=list)
     start: list[dict[str, Any]] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
@@ -70,14 +73,24 @@ def build_report(rows: pl.DataFrame, *, level: float | None = None) -> Report:
                 if found is not None:
                     report.coverage.append(head | {"regime": regime} | found)
         report.verdicts.append(head | {"runs": part.height} | verdicts(part, prefix))
-        for near in (True, False):
-            of_kind = part.filter(pl.col("near_critical") == near)
-            if of_kind.height:
-                label = head | {"near_critical": near, "runs": of_kind.height}
-                report.near_critical.append(label | errors(of_kind, prefix))
+        report.near_critical.extend(_split(head, prefix, part, "near_critical"))
+        if part["less_kv_memory"].any():
+            report.less_kv_memory.extend(_split(head, prefix, part, "less_kv_memory"))
     promised = report.coverage if level == 0.9 else []
     report.targets.extend(targets(report.summary, report.verdicts, promised))
     return report
+
+
+def _split(
+    head: dict[str, Any], prefix: str, part: pl.DataFrame, flag: str
+) -> Iterable[dict[str, Any]]:
+    """Errors of the runs with a flag, and of those without."""
+    import polars as pl
+
+    for value in (True, False):
+        of_kind = part.filter(pl.col(flag) == value)
+        if of_kind.height:
+            yield head | {flag: value, "runs": of_kind.height} | errors(of_kind, prefix)
 
 
 def _groups(judged: pl.DataFrame) -> Iterable[tuple[dict[str, Any], str, pl.DataFrame]]:

@@ -20,6 +20,11 @@ METRICS = (
 
 STARVED_RATIO = 0.9
 
+LESS_KV_MEMORY = 1.06
+"""A real run whose running requests hold more than this much more of the KV cache, each, than the
+twin's, had a smaller cache than its configuration gives: lengths do not differ by so much."""
+_FEW_RUNNING = 5.0
+
 
 def build_rows(
     runs: RealRuns,
@@ -31,8 +36,9 @@ def build_rows(
 
     With `blind`, `predictions` are conditioned on the arrival count and blind_X stands beside
     them. For X in `INTERVAL_METRICS` also twin_X_low and twin_X_high (null without intervals) and
-    twin_X_floor (percent that a prediction must err, see `RunPrediction`). Times in ms,
-    throughputs in tokens or requests per second.
+    twin_X_floor (percent that a prediction must err, see `RunPrediction`). `less_kv_memory` is
+    said of the real run after the fact: it held less KV cache than its configuration gives (null
+    where usage was not measured). Times in ms, throughputs in tokens or requests per second.
     """
     import polars as pl
 
@@ -59,6 +65,7 @@ def build_rows(
             "excluded": config.excluded,
             "real_served_ratio": ratio,
             "real_starved": _real_starved(ratio, outcome),
+            "less_kv_memory": _less_kv_memory(outcome, prediction),
         }
         row |= _said("twin", prediction)
         if blind is not None:
@@ -77,7 +84,7 @@ def _schema(row: dict[str, Any]) -> dict[str, pl.DataType | type[pl.DataType]]:
     }
     text = ("real_status", "real_error", "twin_status", "twin_error", "excluded")
     schema |= dict.fromkeys((*text, "extrapolated_why", "near_critical_why"), pl.String)
-    flags = ("real_starved", "twin_starved", "blind_starved", "near_critical")
+    flags = ("real_starved", "twin_starved", "blind_starved", "near_critical", "less_kv_memory")
     return schema | {name: pl.Boolean for name in flags if name in row}
 
 
@@ -112,6 +119,16 @@ def _real_starved(ratio: float | None, outcome: dict[str, Any]) -> bool | None:
     if outcome["starved"] is not None:
         return bool(outcome["starved"])
     return None if ratio is None else ratio <= STARVED_RATIO
+
+
+def _less_kv_memory(outcome: dict[str, Any], prediction: RunPrediction) -> bool | None:
+    """KV usage per running request, real over twin, says whether the cache was smaller."""
+    usage, running = outcome["ts_kv_usage_mean"], outcome["ts_running_mean"]
+    twin_usage = prediction.metrics.get("mean_kv_usage")
+    twin_running = prediction.metrics.get("mean_running")
+    if not usage or not running or running < _FEW_RUNNING or not twin_usage or not twin_running:
+        return None
+    return bool(usage / running > LESS_KV_MEMORY * twin_usage / twin_running)
 
 
 def _twin_starved(prediction: RunPrediction) -> bool | None:
