@@ -96,7 +96,7 @@ pub fn run(engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateRep
             events.clear();
             let executed = !batch.is_empty();
             if let Some(lora) = engine.lora.as_mut().filter(|_| executed) {
-                lora.apply(&batch.adapters, driver.visiting_order(), &mut events);
+                lora.apply(&batch, driver.visiting_order(), &mut events);
             }
             driver.launched(engine, &mut batch, &events);
             let stuck = !executed

@@ -63,6 +63,10 @@ pub struct Batch {
     pub preempted: Vec<RequestId>,
     /// Distinct adapters of the batch.
     pub adapters: Vec<u32>,
+    /// Those of them that the batch before (the latest that was not empty) did not have.
+    pub joined_adapters: Vec<u32>,
+    /// Adapters that only the batch before had.
+    pub left_adapters: Vec<u32>,
     /// Totals for the cost model.
     pub totals: BatchTotals,
     /// When the step ends.
@@ -81,6 +85,8 @@ impl Batch {
         self.num_cohort = 0;
         self.preempted.clear();
         self.adapters.clear();
+        self.joined_adapters.clear();
+        self.left_adapters.clear();
         self.totals = BatchTotals::default();
         self.end = 0;
     }

@@ -3,8 +3,8 @@
 //! Most of the time every running request gains one token a step. Nothing about a member then needs to be touched: its token
 //! count is a shared clock plus a constant, the step at which it ends is known when it joins (a heap), how many members need a
 //! new KV block in a step is a ring of counts by (tokens mod block_size), and the sum of contexts grows by the number of
-//! members. [`Cohort::settle`] writes everything back whenever the general rules are needed (a preemption, an abort), so both
-//! modes make the same decisions to the bit; the property tests in `tests/fidelity.rs` hold them to it.
+//! members. [`Cohort::settle`] writes everything back whenever the general rules are needed (an abort, prefills in the middle of
+//! the running list), so both modes make the same decisions to the bit; the property tests in `tests/fidelity.rs` hold them to it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -27,14 +27,11 @@ pub struct Cohort {
     len: u32,
     /// Members that need a block when clock % block_size is the index.
     block_phase: Vec<u32>,
-    /// (clock at which it has all its tokens, member).
+    /// (clock at which it has all its tokens, member). Entries of members that left before are stale: see [`Self::drop_stale`].
     ends: BinaryHeap<Reverse<(u64, RequestId)>>,
     /// Sum over the members of the positions of their next step.
     context_tokens: u64,
     lora_seqs: u32,
-    count_of_adapter: Vec<u32>,
-    place_of_adapter: Vec<u32>,
-    adapters: Vec<u32>,
     /// Instants at which the members got tokens.
     deliveries: u64,
     /// When the members got their latest token.
@@ -43,8 +40,8 @@ pub struct Cohort {
 }
 
 impl Cohort {
-    /// An empty cohort for adapters `0..=num_adapters`.
-    pub fn new(enabled: bool, block_size: u32, max_model_len: u32, num_adapters: u32) -> Self {
+    /// An empty cohort.
+    pub fn new(enabled: bool, block_size: u32, max_model_len: u32) -> Self {
         Self {
             enabled,
             block_size,
@@ -55,9 +52,6 @@ impl Cohort {
             ends: BinaryHeap::new(),
             context_tokens: 0,
             lora_seqs: 0,
-            count_of_adapter: vec![0; num_adapters as usize + 1],
-            place_of_adapter: vec![0; num_adapters as usize + 1],
-            adapters: Vec::new(),
             deliveries: 0,
             latest_token: 0,
             rest: 0,
@@ -84,16 +78,6 @@ impl Cohort {
         self.lora_seqs
     }
 
-    /// Distinct adapters of the members.
-    pub fn adapters(&self) -> &[u32] {
-        &self.adapters
-    }
-
-    /// Whether a member uses the adapter.
-    pub fn uses(&self, adapter: u32) -> bool {
-        self.count_of_adapter[adapter as usize] > 0
-    }
-
     /// KV blocks that the coming step needs.
     pub fn blocks_needed(&self) -> u32 {
         self.block_phase[(self.clock % u64::from(self.block_size)) as usize]
@@ -117,20 +101,12 @@ impl Cohort {
         } else {
             longest
         };
-        self.ends
-            .push(Reverse((self.clock + u64::from(end - outputs), id)));
+        request.ends = self.clock + u64::from(end - outputs);
+        self.ends.push(Reverse((request.ends, id)));
         let phase = self.block_phase_of(request);
         self.block_phase[phase] += 1;
         self.context_tokens += u64::from(request.num_tokens - 1);
-        if request.adapter != 0 {
-            self.lora_seqs += 1;
-            let count = &mut self.count_of_adapter[request.adapter as usize];
-            *count += 1;
-            if *count == 1 {
-                self.place_of_adapter[request.adapter as usize] = self.adapters.len() as u32;
-                self.adapters.push(request.adapter);
-            }
-        }
+        self.lora_seqs += u32::from(request.adapter != 0);
         self.len += 1;
         self.latest_token = now;
     }
@@ -145,45 +121,49 @@ impl Cohort {
 
     /// A member that has all its tokens leaves, its state written back; `None` when there is no other.
     pub fn pop_ended(&mut self, requests: &mut Requests) -> Option<RequestId> {
-        let &Reverse((end, id)) = self.ends.peek()?;
-        if end > self.clock {
-            return None;
+        loop {
+            let &Reverse((end, id)) = self.ends.peek()?;
+            if end > self.clock {
+                return None;
+            }
+            self.ends.pop();
+            if is_current(&requests[id], end) {
+                self.leave(&mut requests[id]);
+                return Some(id);
+            }
         }
-        self.ends.pop();
-        let request = &mut requests[id];
+    }
+
+    /// A member leaves, its state written back.
+    pub fn leave(&mut self, request: &mut Request) {
         let phase = self.block_phase_of(request);
         self.block_phase[phase] -= 1;
         self.write_back(request);
         self.context_tokens -= u64::from(request.num_tokens - 1);
-        if request.adapter != 0 {
-            self.lora_seqs -= 1;
-            let count = &mut self.count_of_adapter[request.adapter as usize];
-            *count -= 1;
-            if *count == 0 {
-                let place = self.place_of_adapter[request.adapter as usize];
-                self.adapters.swap_remove(place as usize);
-                if let Some(&moved) = self.adapters.get(place as usize) {
-                    self.place_of_adapter[moved as usize] = place;
-                }
-            }
-        }
+        self.lora_seqs -= u32::from(request.adapter != 0);
         self.len -= 1;
-        Some(id)
     }
 
-    /// Writes every member's state back and dissolves the cohort.
-    pub fn settle(&mut self, requests: &mut Requests) {
+    /// Members that leave before their end stay in the heap until it comes; this keeps it proportional to the members.
+    pub fn drop_stale(&mut self, requests: &Requests) {
+        if self.ends.len() > 2 * self.len as usize + 64 {
+            self.ends
+                .retain(|&Reverse((end, id))| is_current(&requests[id], end));
+        }
+    }
+
+    /// Writes every member's state back and dissolves the cohort; `each` is told the members' adapters.
+    pub fn settle(&mut self, requests: &mut Requests, mut each: impl FnMut(u32)) {
         self.rest = REST;
-        if self.len == 0 {
-            return;
+        let mut ends = std::mem::take(&mut self.ends);
+        for Reverse((end, id)) in ends.drain() {
+            if is_current(&requests[id], end) {
+                self.write_back(&mut requests[id]);
+                each(requests[id].adapter);
+            }
         }
-        for Reverse((_, id)) in std::mem::take(&mut self.ends) {
-            self.write_back(&mut requests[id]);
-        }
+        self.ends = ends;
         self.block_phase.fill(0);
-        for adapter in self.adapters.drain(..) {
-            self.count_of_adapter[adapter as usize] = 0;
-        }
         self.context_tokens = 0;
         self.lora_seqs = 0;
         self.len = 0;
@@ -205,4 +185,9 @@ impl Cohort {
         let full = u64::from(request.num_tokens - 1) % size;
         ((request.joined + size - full) % size) as usize
     }
+}
+
+/// Whether an entry of the heap is a member's.
+fn is_current(request: &Request, end: u64) -> bool {
+    request.joined != NOT_MEMBER && request.ends == end
 }

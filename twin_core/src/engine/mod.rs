@@ -3,8 +3,11 @@
 pub mod admission;
 pub mod batch;
 pub mod cohort;
+pub mod places;
 pub mod request;
+pub mod running;
 pub mod scheduler;
+mod tournament;
 pub mod update;
 pub mod waiting;
 

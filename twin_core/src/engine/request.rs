@@ -76,8 +76,8 @@ pub struct Request {
     pub num_preemptions: u32,
     /// Where it is.
     pub status: Status,
-    /// Key in the waiting queue (see [`super::waiting`]).
-    pub queue_key: super::waiting::QueueKey,
+    /// Place in the running list (see [`super::running`]).
+    pub running_at: u32,
     /// Priority: lower first.
     pub priority: i64,
     /// `arrival_time`, then a number that orders as `request_id` does.
@@ -94,6 +94,8 @@ pub struct Request {
     pub joined_deliveries: u64,
     /// The cohort's clock when it joined (see [`super::cohort`]); the token counts above are of that moment. [`NOT_MEMBER`] outside.
     pub joined: u64,
+    /// The cohort's clock when it will have all its tokens.
+    pub ends: u64,
 }
 
 impl Request {
@@ -124,7 +126,7 @@ impl From<&NewRequest> for Request {
             serial: new.serial,
             num_preemptions: 0,
             status: Status::Waiting,
-            queue_key: super::waiting::QueueKey::default(),
+            running_at: 0,
             priority: new.priority,
             order: new.order,
             arrival: new.arrival,
@@ -133,6 +135,7 @@ impl From<&NewRequest> for Request {
             chunks: 0,
             joined_deliveries: 0,
             joined: NOT_MEMBER,
+            ends: 0,
         }
     }
 }

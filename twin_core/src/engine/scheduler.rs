@@ -5,7 +5,9 @@
 
 use super::batch::{Batch, BatchItem, Kind};
 use super::cohort::Cohort;
+use super::places::Places;
 use super::request::{NOT_MEMBER, NewRequest, Request, RequestId, Requests, Status};
+use super::running::RunningList;
 use super::waiting::WaitingQueue;
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::kv_cache::KvCacheManager;
@@ -29,7 +31,7 @@ pub struct Scheduler {
     /// Requests in flight.
     pub requests: Requests,
     /// Running requests in order of admission.
-    pub running: Vec<RequestId>,
+    pub running: RunningList,
     pub(super) waiting: WaitingQueue,
     /// KV blocks.
     pub kv: KvCacheManager,
@@ -39,11 +41,13 @@ pub struct Scheduler {
     pub(super) admission_settled: bool,
     /// Ids finished since the last schedule(): vLLM runs one more (empty) schedule to tell the workers.
     pub(super) finished_pending: bool,
-    /// Step in which an adapter was last counted into the batch's set.
-    pub(super) adapter_stamp: Vec<u64>,
-    pub(super) stamp: u64,
+    /// Adapters of the cohort and of the items of the step.
+    pub(super) places: Places,
+    /// Adapters of the items of the latest step, whose places go back when the next one is scheduled.
+    item_adapters: Vec<u32>,
+    /// The set of adapters in the latest batch that was not empty.
+    was_in_batch: Vec<bool>,
     pub(super) hits: Vec<u32>,
-    pub(super) candidates: Vec<super::admission::Candidate>,
 }
 
 impl Scheduler {
@@ -61,20 +65,22 @@ impl Scheduler {
             && config.scheduling_policy == SchedulingPolicy::Fcfs
             && rules == Rules::of(config.engine_version);
         let with_ids = fidelity == Fidelity::Exact;
+        let mut waiting = WaitingQueue::new(config.scheduling_policy, num_adapters);
+        waiting.set_open(0, rules.base_model_unblocked);
         Self {
             config: config.clone(),
             rules,
             requests: Requests::default(),
-            running: Vec::new(),
-            waiting: WaitingQueue::new(config.scheduling_policy, num_adapters),
+            running: RunningList::default(),
+            waiting,
             kv: KvCacheManager::new(config, rules, num_blocks, with_ids),
-            cohort: Cohort::new(fast, config.block_size, config.max_model_len, num_adapters),
+            cohort: Cohort::new(fast, config.block_size, config.max_model_len),
             admission_settled: false,
             finished_pending: false,
-            adapter_stamp: vec![0; num_adapters as usize + 1],
-            stamp: 0,
+            places: Places::new(num_adapters),
+            item_adapters: Vec::new(),
+            was_in_batch: vec![false; num_adapters as usize + 1],
             hits: Vec::new(),
-            candidates: Vec::new(),
         }
     }
 
@@ -85,9 +91,7 @@ impl Scheduler {
 
     /// Waiting requests, in queue order.
     pub fn waiting_ids(&self) -> Vec<RequestId> {
-        self.waiting
-            .iter(|id, key| is_waiting(&self.requests, id, key))
-            .collect()
+        self.waiting.ids()
     }
 
     /// Whether there is anything to schedule, or finished ids still to be told (vLLM has_requests()).
@@ -113,7 +117,7 @@ impl Scheduler {
     pub fn abort(&mut self, id: RequestId) {
         self.settle();
         if self.requests[id].status == Status::Running {
-            self.running.retain(|&other| other != id);
+            self.running.remove(id, &self.requests);
         } else {
             self.dequeue(id);
         }
@@ -123,31 +127,39 @@ impl Scheduler {
     }
 
     pub(super) fn enqueue(&mut self, id: RequestId, at_head: bool) {
-        let request = &mut self.requests[id];
-        request.queue_key = self
-            .waiting
+        let request = &self.requests[id];
+        self.waiting
             .push(id, request.adapter, request.priority, request.order, at_head);
     }
 
     pub(super) fn dequeue(&mut self, id: RequestId) {
-        let request = &self.requests[id];
-        self.waiting.remove(id, request.adapter, request.queue_key);
+        self.waiting.remove(id, self.requests[id].adapter);
     }
 
     /// Writes the state of the requests in the cohort back, so that [`Self::requests`] can be read.
     pub fn settle(&mut self) {
-        self.cohort.settle(&mut self.requests);
+        let (places, waiting) = (&mut self.places, &mut self.waiting);
+        self.cohort.settle(&mut self.requests, |adapter| {
+            if places.release(adapter) {
+                waiting.set_open(adapter, false);
+            }
+        });
         self.admission_settled = false;
     }
 
     /// Decides the next step into `batch`.
     pub fn schedule(&mut self, batch: &mut Batch) {
         batch.clear();
+        self.running.compact(&mut self.requests);
+        for at in 0..self.item_adapters.len() {
+            self.release_place(self.item_adapters[at]);
+        }
+        self.item_adapters.clear();
         let mut budget = self.config.token_budget();
         let threshold = self.prefill_threshold();
         let first = self.schedule_cohort(batch, &mut budget);
         self.schedule_running(batch, &mut budget, threshold, first);
-        self.collect_adapters(batch);
+        self.hold_places(batch);
         let none_preempted = batch.preempted.is_empty() || !self.rules.no_admission_after_preemption;
         if none_preempted && !self.admission_settled {
             self.schedule_waiting(batch, &mut budget, threshold);
@@ -158,30 +170,39 @@ impl Scheduler {
         self.commit(batch);
     }
 
-    /// Schedules the cohort, where the general rules would let every member decode; else settles it. Returns the index in
+    /// Schedules the cohort, where the general rules would let every member decode; else settles it. Returns the position in
     /// `running` from which on requests must be looked at one by one.
     ///
-    /// The members come first in `running`, at most one request (in the middle of its prefill) behind them: if that one finds
-    /// no block it is its own victim, so no member is ever touched.
+    /// The members come first in `running`, at most one request (in the middle of its prefill) behind them. Where blocks run
+    /// out, FCFS preempts from the end of `running` until those that are left find theirs; whom it meets on the way does not
+    /// matter, so the members are counted and not visited.
     fn schedule_cohort(&mut self, batch: &mut Batch, budget: &mut u32) -> usize {
-        let members = self.cohort.len();
-        if members == 0 {
+        if self.cohort.is_empty() {
             return 0;
         }
-        let others = self.running.len() - members as usize;
+        let others = self.running.len() - self.cohort.len() as usize;
         let last_is_member = self
             .running
             .last()
-            .is_some_and(|&id| self.requests[id].joined != NOT_MEMBER);
+            .is_some_and(|id| self.requests[id].joined != NOT_MEMBER);
         let in_front = others == 0 || (others == 1 && !last_is_member);
-        let needed = self.cohort.blocks_needed();
-        if !in_front || members > *budget || !self.kv.take_counted(needed) {
+        let enough = self.cohort.blocks_needed() <= self.kv.num_free_blocks();
+        let countable = enough || self.config.scheduling_policy == SchedulingPolicy::Fcfs;
+        if !in_front || self.cohort.len() > *budget || !countable {
             self.settle();
             return 0;
         }
-        batch.num_cohort = members;
-        *budget -= members;
-        members as usize
+        while !self.kv.take_counted(self.cohort.blocks_needed()) {
+            self.preempt(batch, budget, 0);
+        }
+        batch.num_cohort = self.cohort.len();
+        *budget -= batch.num_cohort;
+        let end = self.running.end();
+        if self.running.len() > batch.num_cohort as usize {
+            end - 1
+        } else {
+            end
+        }
     }
 
     /// `long_prefill_token_threshold` for this step; 0 = no cut.
@@ -198,9 +219,12 @@ impl Scheduler {
     }
 
     fn schedule_running(&mut self, batch: &mut Batch, budget: &mut u32, threshold: u32, first: usize) {
-        let mut index = first;
-        while index < self.running.len() && *budget > 0 {
-            let id = self.running[index];
+        let mut at = first;
+        while at < self.running.end() && *budget > 0 {
+            let Some(id) = self.running.get(at) else {
+                at += 1;
+                continue;
+            };
             let request = &self.requests[id];
             let placeholders = request.num_output_placeholders;
             if placeholders > 0
@@ -208,7 +232,7 @@ impl Scheduler {
                 && request.num_computed_tokens + 2
                     >= request.prompt_tokens + request.max_tokens + placeholders
             {
-                index += 1;
+                at += 1;
                 continue;
             }
             let room = self
@@ -218,18 +242,18 @@ impl Scheduler {
             let missing = request.num_tokens_with_placeholders() - request.num_computed_tokens;
             let num_tokens = cut(missing, threshold).min(*budget).min(room);
             if num_tokens == 0 {
-                index += 1;
+                at += 1;
                 continue;
             }
             while !self.kv.grow(id, &mut self.requests[id], num_tokens) {
-                let victim = self.preempt(batch, budget, &mut index);
-                if victim == id {
+                let victim = self.preempt(batch, budget, at);
+                if victim == Some(id) {
                     return;
                 }
             }
             batch.items.push(self.item(id, num_tokens, Kind::Continued));
             *budget -= num_tokens;
-            index += 1;
+            at += 1;
         }
     }
 
@@ -249,22 +273,26 @@ impl Scheduler {
         batch.items.push(self.item(id, num_tokens, kind));
     }
 
-    /// Preempts one running request and puts it back into the queue; `index` is the one being scheduled.
-    fn preempt(&mut self, batch: &mut Batch, budget: &mut u32, index: &mut usize) -> RequestId {
-        let at = match self.config.scheduling_policy {
-            SchedulingPolicy::Fcfs if self.rules.preempt_last => self.running.len() - 1,
-            SchedulingPolicy::Fcfs => 0,
+    /// Preempts one running request and puts it back into the queue; those before position `at` are scheduled already.
+    fn preempt(&mut self, batch: &mut Batch, budget: &mut u32, at: usize) -> Option<RequestId> {
+        let victim = match self.config.scheduling_policy {
+            SchedulingPolicy::Fcfs if self.rules.preempt_last => self.running.last(),
+            SchedulingPolicy::Fcfs => self.running.iter().next(),
             SchedulingPolicy::Priority => self.lowest_priority(),
-        };
-        let victim = self.running.remove(at);
-        if at < *index {
-            *index -= 1;
-            if let Some(scheduled) = batch.items.iter().position(|item| item.id == victim) {
-                let item = batch.items.remove(scheduled);
-                if self.rules.return_budget {
-                    *budget += item.num_tokens;
-                }
+        }?;
+        self.running.remove(victim, &self.requests);
+        if (self.requests[victim].running_at as usize) < at
+            && let Some(scheduled) = batch.items.iter().position(|item| item.id == victim)
+        {
+            let item = batch.items.remove(scheduled);
+            if self.rules.return_budget {
+                *budget += item.num_tokens;
             }
+        }
+        if self.requests[victim].joined != NOT_MEMBER {
+            self.cohort.leave(&mut self.requests[victim]);
+            self.cohort.drop_stale(&self.requests);
+            self.release_place(self.requests[victim].adapter);
         }
         self.kv.release(victim, &mut self.requests[victim]);
         let request = &mut self.requests[victim];
@@ -274,47 +302,52 @@ impl Scheduler {
         request.num_output_placeholders = 0;
         request.num_preemptions += 1;
         self.enqueue(victim, self.rules.requeue_at_head);
+        self.admission_settled = false;
         batch.preempted.push(victim);
-        victim
+        Some(victim)
     }
 
-    /// Index in `running` of the largest (priority, arrival time), the first of equals.
-    fn lowest_priority(&self) -> usize {
-        let mut worst = 0;
-        for at in 1..self.running.len() {
-            let (a, b) = (
-                &self.requests[self.running[at]],
-                &self.requests[self.running[worst]],
-            );
+    /// The running request of the largest (priority, arrival time), the first of equals.
+    fn lowest_priority(&self) -> Option<RequestId> {
+        self.running.iter().reduce(|worst, id| {
+            let (a, b) = (&self.requests[id], &self.requests[worst]);
             if (a.priority, a.order.0) > (b.priority, b.order.0) {
-                worst = at;
+                id
+            } else {
+                worst
             }
-        }
-        worst
+        })
     }
 
-    /// The adapters of the running requests in the batch: they hold the `max_loras` places.
-    fn collect_adapters(&mut self, batch: &mut Batch) {
-        self.stamp += 1;
-        if batch.num_cohort > 0 {
-            batch.adapters.extend_from_slice(self.cohort.adapters());
-        }
-        for at in 0..batch.items.len() {
-            self.hold_place(batch, batch.items[at].id);
+    /// The adapters of the running requests in the batch hold the `max_loras` places; those of the cohort do so while it lasts.
+    fn hold_places(&mut self, batch: &Batch) {
+        for item in &batch.items {
+            self.hold_item_place(item.id);
         }
         if !self.rules.adapters_of_scheduled_only {
-            for at in 0..self.running.len() {
-                self.hold_place(batch, self.running[at]);
+            for at in 0..self.running.end() {
+                if let Some(id) = self.running.get(at) {
+                    self.hold_item_place(id);
+                }
             }
         }
     }
 
-    pub(super) fn hold_place(&mut self, batch: &mut Batch, id: RequestId) {
+    pub(super) fn hold_item_place(&mut self, id: RequestId) {
         let adapter = self.requests[id].adapter;
-        let stamp = &mut self.adapter_stamp[adapter as usize];
-        if adapter != 0 && *stamp != self.stamp && !(batch.num_cohort > 0 && self.cohort.uses(adapter)) {
-            *stamp = self.stamp;
-            batch.adapters.push(adapter);
+        self.item_adapters.push(adapter);
+        self.hold_place(adapter);
+    }
+
+    pub(super) fn hold_place(&mut self, adapter: u32) {
+        if self.places.hold(adapter) {
+            self.waiting.set_open(adapter, true);
+        }
+    }
+
+    pub(super) fn release_place(&mut self, adapter: u32) {
+        if self.places.release(adapter) {
+            self.waiting.set_open(adapter, false);
         }
     }
 
@@ -349,6 +382,19 @@ impl Scheduler {
         }
         totals.running = self.running.len() as u32;
         totals.waiting = self.waiting.len() as u32;
+        if batch.is_empty() {
+            return;
+        }
+        batch.adapters.extend_from_slice(self.places.list());
+        let was_in_batch = &mut self.was_in_batch;
+        self.places.drain_changes(|adapter, is_in_batch| {
+            let was = std::mem::replace(&mut was_in_batch[adapter as usize], is_in_batch);
+            match (was, is_in_batch) {
+                (false, true) => batch.joined_adapters.push(adapter),
+                (true, false) => batch.left_adapters.push(adapter),
+                _ => {}
+            }
+        });
     }
 }
 
@@ -359,10 +405,4 @@ pub(super) fn cut(num_tokens: u32, threshold: u32) -> u32 {
     } else {
         num_tokens.min(threshold)
     }
-}
-
-/// Whether a queue entry is current: the slot's request waits under this very key.
-pub(super) fn is_waiting(requests: &Requests, id: RequestId, key: super::waiting::QueueKey) -> bool {
-    let request = &requests[id];
-    matches!(request.status, Status::Waiting | Status::Preempted) && request.queue_key == key
 }

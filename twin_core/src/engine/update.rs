@@ -76,7 +76,7 @@ impl Scheduler {
     ) {
         report.clear();
         let open = self.cohort.is_open();
-        let mut left_running = self.update_cohort(batch, now, report);
+        self.update_cohort(batch, now, report);
         for item in &batch.items {
             let request = &mut self.requests[item.id];
             if request.serial != item.serial || request.status == Status::Gone {
@@ -122,36 +122,30 @@ impl Scheduler {
                 }
             }
             if let Some(reason) = self.finish_reason(&self.requests[item.id]) {
-                left_running |= was_running;
                 self.finish(item.id, was_running, reason, report);
             } else if open && was_running {
                 self.cohort.join(item.id, &mut self.requests[item.id], now);
+                self.hold_place(self.requests[item.id].adapter);
                 self.admission_settled = false;
             }
         }
-        if left_running {
-            let requests = &self.requests;
-            self.running.retain(|&id| requests[id].status == Status::Running);
-        }
     }
 
-    /// The members of the cohort get their tokens; true if any left.
-    fn update_cohort(&mut self, batch: &Batch, now: Picoseconds, report: &mut UpdateReport) -> bool {
+    /// The members of the cohort get their tokens.
+    fn update_cohort(&mut self, batch: &Batch, now: Picoseconds, report: &mut UpdateReport) {
         if batch.num_cohort == 0 {
-            return false;
+            return;
         }
         // Members never miss a step, so their gap is the regular one.
         report.regular_gaps += batch.num_cohort;
         report.tokens += u64::from(batch.num_cohort);
         self.cohort.advance(now);
-        let mut left = false;
         while let Some(id) = self.cohort.pop_ended(&mut self.requests) {
+            self.release_place(self.requests[id].adapter);
             if let Some(reason) = self.finish_reason(&self.requests[id]) {
                 self.finish(id, true, reason, report);
-                left = true;
             }
         }
-        left
     }
 
     fn finish_reason(&self, request: &Request) -> Option<FinishReason> {
@@ -167,7 +161,9 @@ impl Scheduler {
     }
 
     fn finish(&mut self, id: RequestId, was_running: bool, reason: FinishReason, report: &mut UpdateReport) {
-        if !was_running {
+        if was_running {
+            self.running.remove(id, &self.requests);
+        } else {
             self.dequeue(id); // async: preempted with its last token in flight
         }
         self.kv.release(id, &mut self.requests[id]);

@@ -1,33 +1,40 @@
 //! The waiting queue, indexed by adapter.
 //!
 //! vLLM walks its queue from the head and skips requests whose adapter has no `max_loras` place; with 25,000 waiting that walk
-//! is the whole step. Here a request has a key that never changes while it waits, one queue holds all of them in key order and
-//! one holds those of each adapter. Until the places are full nothing is skipped, so the global head is the candidate; after
-//! that only the heads of the adapters in the batch (and of the base model) can be admitted, smallest key first. Skipped
-//! requests keep their order because nothing moves (vLLM 0.32 `v1/core/sched/scheduler.py` schedule(): `prepend_requests`).
+//! is the whole step. Here each adapter has a queue of its own, and two tournament trees over their heads know the first of
+//! all and the first among the adapters that hold a place: a look costs nothing, a change O(log adapters). Skipped requests
+//! keep their order because nothing moves (vLLM 0.32 `v1/core/sched/scheduler.py` schedule(): `prepend_requests`).
 
 use std::collections::VecDeque;
 
 use super::request::RequestId;
+use super::tournament::Tournament;
 use crate::config::SchedulingPolicy;
 
 /// Position in the queue: (priority, arrival time, tie), smaller first. FCFS uses the last field alone: a counter up for
 /// arrivals, down for requests put back at the head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueKey {
     priority: i64,
-    arrival: f64,
+    /// The arrival time's bits, made to order as the number does.
+    arrival: i64,
     tie: i64,
 }
 
 impl QueueKey {
-    fn before(&self, other: &Self) -> bool {
-        self < other
-    }
+    /// Behind every request.
+    pub const NONE: Self = Self {
+        priority: i64::MAX,
+        arrival: i64::MAX,
+        tie: i64::MAX,
+    };
 }
 
-/// A queue of this length is cheap to keep free of stale entries.
-const EXACT_UP_TO: usize = 256;
+/// Bits of a float that order as the floats do (its sign bit turns the others round).
+fn ordered_bits(value: f64) -> i64 {
+    let bits = (value + 0.0).to_bits() as i64; // + 0.0: there is one zero
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
 
 /// One entry: the key and the request.
 #[derive(Clone, Copy, Debug)]
@@ -40,25 +47,37 @@ struct Entry {
 #[derive(Debug)]
 pub struct WaitingQueue {
     policy: SchedulingPolicy,
-    /// All waiting requests and stale entries of departed ones, in key order.
-    all: VecDeque<Entry>,
-    /// The same without stale entries, by adapter.
     by_adapter: Vec<VecDeque<Entry>>,
+    /// How many requests at the head of each adapter's queue are passed over for the rest of this step.
+    passed: Vec<u32>,
+    /// Adapters with requests passed over.
+    passed_adapters: Vec<u32>,
+    /// Whether requests of the adapter can come in when all places are taken.
+    open: Vec<bool>,
+    /// Heads of all adapters' queues.
+    heads: Tournament,
+    /// Heads of the open adapters' queues.
+    open_heads: Tournament,
     len: usize,
     next_back: i64,
     next_front: i64,
 }
 
 impl WaitingQueue {
-    /// An empty queue for adapters `0..=num_adapters`.
+    /// An empty queue for adapters `0..=num_adapters`, none of them open.
     pub fn new(policy: SchedulingPolicy, num_adapters: u32) -> Self {
+        let n = num_adapters as usize + 1;
         Self {
             policy,
-            all: VecDeque::new(),
-            by_adapter: vec![VecDeque::new(); num_adapters as usize + 1],
+            by_adapter: vec![VecDeque::new(); n],
+            passed: vec![0; n],
+            passed_adapters: Vec::new(),
+            open: vec![false; n],
+            heads: Tournament::new(n),
+            open_heads: Tournament::new(n),
             len: 0,
             next_back: 0,
-            next_front: -1,
+            next_front: 0,
         }
     }
 
@@ -73,121 +92,123 @@ impl WaitingQueue {
     }
 
     /// Adds a request at the end (`at_head` false) or at the head of the queue; by priority it goes where its key says.
-    /// Returns the key it waits under.
-    pub fn push(
-        &mut self,
-        id: RequestId,
-        adapter: u32,
-        priority: i64,
-        order: (f64, u32),
-        at_head: bool,
-    ) -> QueueKey {
+    pub fn push(&mut self, id: RequestId, adapter: u32, priority: i64, order: (f64, u32), at_head: bool) {
         let key = match (self.policy, at_head) {
             (SchedulingPolicy::Priority, _) => QueueKey {
                 priority,
-                arrival: order.0,
+                arrival: ordered_bits(order.0),
                 tie: i64::from(order.1),
             },
             (SchedulingPolicy::Fcfs, false) => {
                 self.next_back += 1;
-                QueueKey {
-                    tie: self.next_back,
-                    ..QueueKey::default()
-                }
+                Self::fcfs_key(self.next_back)
             }
             (SchedulingPolicy::Fcfs, true) => {
                 self.next_front -= 1;
-                QueueKey {
-                    tie: self.next_front,
-                    ..QueueKey::default()
-                }
+                Self::fcfs_key(self.next_front)
             }
         };
-        let entry = Entry { key, id };
-        insert(&mut self.all, entry);
-        insert(&mut self.by_adapter[adapter as usize], entry);
+        let at = insert(&mut self.by_adapter[adapter as usize], Entry { key, id });
         self.len += 1;
-        key
+        if at == 0 {
+            self.refresh(adapter);
+        }
     }
 
-    /// Takes a waiting request out. `key` is what [`Self::push`] returned.
-    pub fn remove(&mut self, id: RequestId, adapter: u32, key: QueueKey) {
+    fn fcfs_key(tie: i64) -> QueueKey {
+        QueueKey {
+            priority: 0,
+            arrival: 0,
+            tie,
+        }
+    }
+
+    /// Takes a waiting request out.
+    pub fn remove(&mut self, id: RequestId, adapter: u32) {
         let queue = &mut self.by_adapter[adapter as usize];
-        let at = queue.partition_point(|entry| entry.key.before(&key));
-        debug_assert!(queue.get(at).is_some_and(|entry| entry.id == id));
-        queue.remove(at);
-        self.len -= 1;
-        let front = self
-            .all
-            .front()
-            .is_some_and(|entry| entry.id == id && entry.key == key);
-        if front {
-            self.all.pop_front();
-        } else if self.policy == SchedulingPolicy::Priority || self.all.len() <= EXACT_UP_TO {
-            // Priority keys can return, so their entries may not linger.
-            let at = self.all.partition_point(|entry| entry.key.before(&key));
-            self.all.remove(at);
-        } else {
-            self.compact_when_sparse();
-        }
-    }
-
-    /// The first waiting request at or after position `from` of the whole queue for which `live` holds, with the position.
-    /// Stale entries at the head are dropped on the way.
-    pub fn first(
-        &mut self,
-        mut from: usize,
-        live: impl Fn(RequestId, QueueKey) -> bool,
-    ) -> Option<(usize, RequestId)> {
-        while from == 0 && self.all.front().is_some_and(|entry| !live(entry.id, entry.key)) {
-            self.all.pop_front();
-        }
-        while let Some(entry) = self.all.get(from) {
-            if live(entry.id, entry.key) {
-                return Some((from, entry.id));
+        let first = self.passed[adapter as usize] as usize;
+        let at = (first..queue.len())
+            .chain(0..first)
+            .find(|&at| queue[at].id == id);
+        debug_assert!(at.is_some(), "request {id} does not wait");
+        if let Some(at) = at {
+            queue.remove(at);
+            self.len -= 1;
+            if at <= first {
+                self.refresh(adapter);
             }
-            from += 1;
         }
-        None
     }
 
-    /// The `at`-th waiting request of one adapter, with its key.
-    pub fn of_adapter(&self, adapter: u32, at: usize) -> Option<(QueueKey, RequestId)> {
+    /// From now on requests of the adapter can (or cannot) come in when all places are taken.
+    pub fn set_open(&mut self, adapter: u32, open: bool) {
+        self.open[adapter as usize] = open;
+        let key = if open {
+            self.head_key(adapter)
+        } else {
+            QueueKey::NONE
+        };
+        self.open_heads.set(adapter, key);
+    }
+
+    /// The first waiting request, of all or among those of open adapters.
+    pub fn first(&self, among_open: bool) -> Option<RequestId> {
+        let heads = if among_open { &self.open_heads } else { &self.heads };
+        let adapter = heads.first()? as usize;
+        Some(self.by_adapter[adapter][self.passed[adapter] as usize].id)
+    }
+
+    /// Passes over the first request of the adapter until [`Self::end_step`].
+    pub fn pass_over(&mut self, adapter: u32) {
+        if self.passed[adapter as usize] == 0 {
+            self.passed_adapters.push(adapter);
+        }
+        self.passed[adapter as usize] += 1;
+        self.refresh(adapter);
+    }
+
+    /// Requests passed over count again.
+    pub fn end_step(&mut self) {
+        while let Some(adapter) = self.passed_adapters.pop() {
+            self.passed[adapter as usize] = 0;
+            self.refresh(adapter);
+        }
+    }
+
+    /// Waiting requests in order (sorted anew: for traces).
+    pub fn ids(&self) -> Vec<RequestId> {
+        let mut entries: Vec<Entry> = self.by_adapter.iter().flatten().copied().collect();
+        entries.sort_unstable_by_key(|entry| entry.key);
+        entries.into_iter().map(|entry| entry.id).collect()
+    }
+
+    fn head_key(&self, adapter: u32) -> QueueKey {
         self.by_adapter[adapter as usize]
-            .get(at)
-            .map(|entry| (entry.key, entry.id))
+            .get(self.passed[adapter as usize] as usize)
+            .map_or(QueueKey::NONE, |entry| entry.key)
     }
 
-    /// Waiting requests in order; `live` tells stale entries apart.
-    pub fn iter<'a>(
-        &'a self,
-        live: impl Fn(RequestId, QueueKey) -> bool + 'a,
-    ) -> impl Iterator<Item = RequestId> + 'a {
-        self.all
-            .iter()
-            .filter(move |entry| live(entry.id, entry.key))
-            .map(|entry| entry.id)
-    }
-
-    /// Drops stale entries once they are most of the queue, so that it stays proportional to what waits.
-    fn compact_when_sparse(&mut self) {
-        if self.all.len() > 2 * self.len + EXACT_UP_TO {
-            let mut live: Vec<Entry> = self.by_adapter.iter().flatten().copied().collect();
-            live.sort_unstable_by_key(|entry| entry.key.tie);
-            self.all = live.into();
+    fn refresh(&mut self, adapter: u32) {
+        let key = self.head_key(adapter);
+        self.heads.set(adapter, key);
+        if self.open[adapter as usize] {
+            self.open_heads.set(adapter, key);
         }
     }
 }
 
-/// Keeps `queue` in key order. Arrivals and FCFS returns land at an end, in constant time.
-fn insert(queue: &mut VecDeque<Entry>, entry: Entry) {
-    if queue.back().is_none_or(|last| last.key.before(&entry.key)) {
+/// Keeps `queue` in key order and tells where the entry went. Arrivals and FCFS returns land at an end, in constant time.
+fn insert(queue: &mut VecDeque<Entry>, entry: Entry) -> usize {
+    if queue.back().is_none_or(|last| last.key < entry.key) {
         queue.push_back(entry);
-    } else if queue.front().is_some_and(|first| entry.key.before(&first.key)) {
+        queue.len() - 1
+    } else if queue.front().is_some_and(|first| entry.key < first.key) {
         queue.push_front(entry);
+        0
     } else {
-        let at = queue.partition_point(|other| other.key.before(&entry.key));
+        let at = queue.partition_point(|other| other.key < entry.key);
         queue.insert(at, entry);
+        at
     }
 }
 
@@ -207,6 +228,14 @@ mod tests {
         Remove {
             nth: usize,
         },
+        Open {
+            adapter: u32,
+            open: bool,
+        },
+        PassOver {
+            among_open: bool,
+        },
+        EndStep,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -215,52 +244,72 @@ mod tests {
             at_head,
             priority,
         });
-        // More arrivals than departures, so that the queue grows past the length that is kept exact.
+        let open = (0u32..4, any::<bool>()).prop_map(|(adapter, open)| Step::Open { adapter, open });
+        let pass_over = any::<bool>().prop_map(|among_open| Step::PassOver { among_open });
+        let remove = any::<usize>().prop_map(|nth| Step::Remove { nth });
         prop::collection::vec(
-            prop_oneof![5 => push, 3 => any::<usize>().prop_map(|nth| Step::Remove { nth })],
-            1..2000,
+            prop_oneof![5 => push, 3 => remove, 1 => open, 1 => pass_over, 1 => Just(Step::EndStep)],
+            1..500,
         )
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(200))]
 
-        /// The index lists requests in the order of a plain list with insertion where vLLM inserts.
+        /// The index lists requests in the order of a plain list with insertion where vLLM inserts, and knows the first of
+        /// all and of the open adapters, those passed over left out.
         #[test]
         fn order_is_that_of_a_plain_list(steps in steps(), by_priority in any::<bool>()) {
             let policy = if by_priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs };
             let mut queue = WaitingQueue::new(policy, 3);
             let mut list: Vec<(i64, u32, u32)> = Vec::new(); // (priority, id, adapter)
-            let mut keys: Vec<Option<QueueKey>> = Vec::new(); // by id; None = not waiting
+            let (mut open, mut passed, mut next) = ([false; 4], Vec::new(), 0);
             for step in steps {
                 match step {
                     Step::Push { adapter, at_head, priority } => {
-                        let id = keys.len() as u32;
-                        keys.push(Some(queue.push(id, adapter, priority, (f64::from(id), id), at_head)));
+                        // A return to the head while others are passed over: not before the step has ended.
+                        queue.end_step();
+                        passed.clear();
+                        queue.push(next, adapter, priority, (f64::from(next), next), at_head);
                         let at = match policy {
                             SchedulingPolicy::Priority => list.partition_point(|&(p, _, _)| p <= priority),
                             SchedulingPolicy::Fcfs if at_head => 0,
                             SchedulingPolicy::Fcfs => list.len(),
                         };
-                        list.insert(at, (priority, id, adapter));
+                        list.insert(at, (priority, next, adapter));
+                        next += 1;
                     }
                     Step::Remove { nth } if !list.is_empty() => {
-                        let (_, id, adapter) = list.remove(nth % list.len());
-                        queue.remove(id, adapter, keys[id as usize].take().expect("waiting"));
+                        let at = nth % list.len();
+                        if !passed.contains(&list[at].1) {
+                            let (_, id, adapter) = list.remove(at);
+                            queue.remove(id, adapter);
+                        }
                     }
                     Step::Remove { .. } => {}
+                    Step::Open { adapter, open: now } => {
+                        open[adapter as usize] = now;
+                        queue.set_open(adapter, now);
+                    }
+                    Step::PassOver { among_open } => {
+                        if let Some(id) = queue.first(among_open) {
+                            passed.push(id);
+                            let &(_, _, adapter) = list.iter().find(|entry| entry.1 == id).expect("it waits");
+                            queue.pass_over(adapter);
+                        }
+                    }
+                    Step::EndStep => {
+                        queue.end_step();
+                        passed.clear();
+                    }
                 }
                 prop_assert_eq!(queue.len(), list.len());
+                let left = || list.iter().filter(|entry| !passed.contains(&entry.1));
+                prop_assert_eq!(queue.first(false), left().map(|entry| entry.1).next());
+                let among_open = left().find(|entry| open[entry.2 as usize]).map(|entry| entry.1);
+                prop_assert_eq!(queue.first(true), among_open);
             }
-            let live = |id: RequestId, key: QueueKey| keys[id as usize] == Some(key);
-            let ids: Vec<u32> = list.iter().map(|&(_, id, _)| id).collect();
-            prop_assert_eq!(queue.iter(live).collect::<Vec<_>>(), ids.clone());
-            prop_assert_eq!(queue.first(0, live).map(|(_, id)| id), ids.first().copied());
-            for adapter in 0..4 {
-                let of_adapter: Vec<u32> = (0..).map_while(|at| queue.of_adapter(adapter, at)).map(|(_, id)| id).collect();
-                let expected: Vec<u32> = list.iter().filter(|&&(_, _, a)| a == adapter).map(|&(_, id, _)| id).collect();
-                prop_assert_eq!(of_adapter, expected);
-            }
+            prop_assert_eq!(queue.ids(), list.iter().map(|&(_, id, _)| id).collect::<Vec<_>>());
         }
     }
 }

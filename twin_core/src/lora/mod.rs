@@ -11,6 +11,7 @@ pub mod gpu_slots;
 use cpu_cache::CpuCache;
 use gpu_slots::GpuSlots;
 
+use crate::engine::Batch;
 use crate::rng::keyed;
 use crate::rules::Rules;
 
@@ -32,12 +33,15 @@ pub enum LoraEvent {
 
 /// Last visits, for LRU order. vLLM iterates a Python *set* of adapters, whose order differs between processes; here the order
 /// of step `s` is given, or the adapters sorted by a hash keyed by (seed, s), so that a step in which nothing is loaded need
-/// not work it out.
+/// not work it out. Nor need it touch adapters that stay from batch to batch: their last visit is the latest step's.
 #[derive(Debug)]
-pub struct Recency {
+struct Recency {
     seed: u64,
     step: Vec<u64>,
     position: Vec<Option<u32>>,
+    /// Adapters of the latest batch, which were visited in step `latest` if not later.
+    in_batch: Vec<bool>,
+    latest: u64,
 }
 
 impl Recency {
@@ -47,6 +51,8 @@ impl Recency {
             seed,
             step: vec![0; n],
             position: vec![None; n],
+            in_batch: vec![false; n],
+            latest: 0,
         }
     }
 
@@ -55,23 +61,43 @@ impl Recency {
         self.position[adapter as usize] = position;
     }
 
+    fn join_batch(&mut self, adapter: AdapterId) {
+        self.in_batch[adapter as usize] = true;
+    }
+
+    fn leave_batch(&mut self, adapter: AdapterId) {
+        (self.step[adapter as usize], self.position[adapter as usize]) = self.last_visit(adapter);
+        self.in_batch[adapter as usize] = false;
+    }
+
+    /// Step of the last visit, and the place in it where it is known.
+    fn last_visit(&self, adapter: AdapterId) -> (u64, Option<u32>) {
+        let step = self.step[adapter as usize];
+        if self.in_batch[adapter as usize] && step < self.latest {
+            (self.latest, None)
+        } else {
+            (step, self.position[adapter as usize])
+        }
+    }
+
     fn hashed_position(&self, adapter: AdapterId, step: u64) -> u64 {
         keyed(self.seed, step, u64::from(adapter))
     }
 
     /// Sort key: smaller was visited longer ago.
-    pub fn key(&self, adapter: AdapterId) -> (u64, u64) {
-        let step = self.step[adapter as usize];
-        let within =
-            self.position[adapter as usize].map_or_else(|| self.hashed_position(adapter, step), u64::from);
-        (step, within)
+    fn key(&self, adapter: AdapterId) -> (u64, u64) {
+        let (step, position) = self.last_visit(adapter);
+        (
+            step,
+            position.map_or_else(|| self.hashed_position(adapter, step), u64::from),
+        )
     }
 
     /// The least (or, for a mutation, most) recently visited of `adapters`.
     fn victim(&self, adapters: impl Iterator<Item = AdapterId>, least: bool) -> Option<AdapterId> {
         // Nearly always the step alone decides; the place within it costs a hash.
         adapters.reduce(|best, adapter| {
-            let steps = self.step[adapter as usize].cmp(&self.step[best as usize]);
+            let steps = self.last_visit(adapter).0.cmp(&self.last_visit(best).0);
             let order = steps.then_with(|| self.key(adapter).cmp(&self.key(best)));
             if order.is_lt() == least { adapter } else { best }
         })
@@ -120,12 +146,10 @@ impl LoraManager {
 
     /// Visits the adapters of one step and appends what had to be done to `events`. `given` is the visiting order, where it is
     /// known; [`Self::last_order`] tells the one used.
-    pub fn apply(
-        &mut self,
-        adapters: &[AdapterId],
-        given: Option<&[AdapterId]>,
-        events: &mut Vec<LoraEvent>,
-    ) {
+    pub fn apply(&mut self, batch: &Batch, given: Option<&[AdapterId]>, events: &mut Vec<LoraEvent>) {
+        for &adapter in &batch.left_adapters {
+            self.recency.leave_batch(adapter);
+        }
         self.visits += 1;
         self.order.clear();
         if let Some(given) = given {
@@ -133,12 +157,8 @@ impl LoraManager {
             for position in 0..self.order.len() {
                 self.visit(self.order[position], Some(position as u32), events);
             }
-        } else if adapters.iter().all(|&adapter| self.gpu.holds(adapter)) && self.rules.touch_on_visit {
-            for &adapter in adapters {
-                self.recency.touch(adapter, self.visits, None);
-            }
-        } else {
-            self.order.extend_from_slice(adapters);
+        } else if !self.all_have_slots(batch) {
+            self.order.extend_from_slice(&batch.adapters);
             let (recency, visits) = (&self.recency, self.visits);
             self.order
                 .sort_by_cached_key(|&adapter| recency.hashed_position(adapter, visits));
@@ -146,6 +166,30 @@ impl LoraManager {
                 self.visit(self.order[position], None, events);
             }
         }
+        if self.rules.touch_on_visit {
+            self.recency.latest = self.visits;
+            for &adapter in &batch.joined_adapters {
+                self.recency.join_batch(adapter);
+            }
+        }
+    }
+
+    /// The adapters that stay from the batch before got slots then at the latest, and LRU takes none from them between two
+    /// steps: only those that join must be looked at. (A mutation may take one.)
+    fn all_have_slots(&self, batch: &Batch) -> bool {
+        let vllm = self.rules.touch_on_visit && self.rules.evict_least_recent;
+        let looked_at = if vllm {
+            &batch.joined_adapters
+        } else {
+            &batch.adapters
+        };
+        looked_at.iter().all(|&adapter| self.gpu.holds(adapter))
+    }
+
+    /// `steps` more steps with the same adapters as the latest.
+    pub fn repeat(&mut self, steps: u64) {
+        self.visits += steps;
+        self.recency.latest = self.visits;
     }
 
     /// The order in which `adapters` of the latest step were visited.

@@ -98,9 +98,9 @@ impl TraceDriver {
         self.requests[serial as usize].id.clone()
     }
 
-    fn names(&self, scheduler: &Scheduler, ids: &[RequestId]) -> Vec<String> {
-        ids.iter()
-            .map(|&id| self.name(scheduler.requests[id].serial))
+    fn names(&self, scheduler: &Scheduler, ids: impl IntoIterator<Item = RequestId>) -> Vec<String> {
+        ids.into_iter()
+            .map(|id| self.name(scheduler.requests[id].serial))
             .collect()
     }
 
@@ -223,12 +223,12 @@ impl Driver for TraceDriver {
                 })
                 .collect(),
             total_tokens: batch.totals.tokens,
-            preempted: self.names(scheduler, &batch.preempted),
+            preempted: self.names(scheduler, batch.preempted.iter().copied()),
             blocks,
             free_head: scheduler.kv.free_head(4),
             free_blocks: scheduler.kv.num_free_blocks(),
-            running: self.names(scheduler, &scheduler.running),
-            waiting: self.names(scheduler, &scheduler.waiting_ids()),
+            running: self.names(scheduler, scheduler.running.iter()),
+            waiting: self.names(scheduler, scheduler.waiting_ids()),
             loras: engine.lora.is_some().then(|| {
                 let mut adapters = batch.adapters.clone();
                 adapters.sort_unstable();
