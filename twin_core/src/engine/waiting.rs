@@ -235,7 +235,7 @@ mod tests {
         PassOver {
             among_open: bool,
         },
-        EndStep,
+        CountAgain,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -248,7 +248,7 @@ mod tests {
         let pass_over = any::<bool>().prop_map(|among_open| Step::PassOver { among_open });
         let remove = any::<usize>().prop_map(|nth| Step::Remove { nth });
         prop::collection::vec(
-            prop_oneof![5 => push, 3 => remove, 1 => open, 1 => pass_over, 1 => Just(Step::EndStep)],
+            prop_oneof![5 => push, 3 => remove, 1 => open, 1 => pass_over, 1 => Just(Step::CountAgain)],
             1..500,
         )
     }
@@ -298,7 +298,7 @@ mod tests {
                             queue.pass_over(adapter);
                         }
                     }
-                    Step::EndStep => {
+                    Step::CountAgain => {
                         queue.end_step();
                         passed.clear();
                     }
