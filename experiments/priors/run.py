@@ -203,6 +203,31 @@ def tables(traces: Path | None) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def draw(out: Path) -> None:
+    """Predicted over measured time of decodes against the batch, each model from the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    measured = measured_profiles()
+    for place, one in enumerate(measured):
+        axes = figure.add_subplot(1, len(measured), place + 1)
+        learned = learn([other for other in measured if other is not one], shipped().spread)
+        ratio = evaluate(prior_of(one, learned)["step_time"]["terms"], one.features) / one.step_us
+        kinds = steps.kinds(one.features)
+        for kind in ("decode, active adapters", "decode, idle slots", "decode without LoRA"):
+            mask = kinds[kind]
+            axes.plot(one.features["tokens"][mask], ratio[mask], ".", markersize=3, label=kind)
+        axes.axhline(1.0, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_ylim(0.6, 1.4)
+        axes.set_xlabel("requests in the step")
+        axes.set_title(f"{one.profile.model}, from the other", fontsize=9)
+        if place == 0:
+            axes.set_ylabel("prior / measured law")
+            axes.legend(fontsize=7)
+    figure.savefig(out / "steps.png", dpi=130)
+
+
 def cell(value: Any) -> str:
     """A figure as a table shows it."""
     if isinstance(value, bool):
@@ -246,6 +271,7 @@ def main() -> None:
     found = tables(given.traces)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "tables.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(Path(__file__).parent if given.docs else given.out)
     parts = {
         "steps": markdown(found["steps"]),
         "memory": markdown(found["memory"]),
