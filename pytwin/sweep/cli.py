@@ -15,7 +15,6 @@ from pytwin.errors import ConfigError
 
 app = App(name="sweep", help="Simulate many configurations into Parquet parts.")
 
-_ENGINES = ("local",)
 _INTERRUPTED = 130
 
 Format = Literal["table", "json", "csv"]
@@ -35,8 +34,16 @@ def sweep(
         _flag("directory of the results; absent or empty, or --resume given", "--output", "-o"),
     ] = None,
     resume: Annotated[bool, _flag("go on where a stopped sweep ended")] = False,
-    workers: Annotated[int | None, _flag("threads; all cores if left out")] = None,
-    engine: Annotated[str, _flag("what runs the parts: local")] = "local",
+    workers: Annotated[
+        int | None, _flag("threads, or parts at once with ray; all cores if left out")
+    ] = None,
+    engine: Annotated[
+        str, _flag("what runs the parts: local, or ray (needs pytwin[ray])")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        _flag("HOST:PORT of a Ray cluster; the one running here, else a new one, if left out"),
+    ] = None,
     dry_run: Annotated[
         bool, _flag("print rows, parts, rough time and disk; write nothing")
     ] = False,
@@ -47,10 +54,11 @@ def sweep(
     Bad configurations are rows with their error (exit code 1); one that cannot start for lack
     of memory is a result. A stopped sweep goes on with --resume, to the same bytes.
     """
+    from pytwin.sweep.runner import ENGINES
     from pytwin.sweep.spec import load_spec
 
-    if engine not in _ENGINES:
-        raise ConfigError(f"engine ({engine}) must be one of {', '.join(_ENGINES)}")
+    if engine not in ENGINES:
+        raise ConfigError(f"engine ({engine}) must be one of {', '.join(ENGINES)}")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers ({workers}) must be >= 1")
     loaded = load_spec(spec)
@@ -58,7 +66,8 @@ def sweep(
         return _dry_run(loaded, workers, format)
     if output is None:
         raise ConfigError("output is missing: give -o DIR, the directory of the results")
-    return _sweep(spec, loaded, output, resume, workers, format)
+    settings = {"workers": workers, "engine": engine, "address": address}
+    return _sweep(spec, loaded, output, resume, settings, format)
 
 
 def _dry_run(spec: Any, workers: int | None, output_format: Format) -> int:
@@ -86,16 +95,26 @@ def _dry_run(spec: Any, workers: int | None, output_format: Format) -> int:
 
 
 def _sweep(
-    path: Path, spec: Any, output: Path, resume: bool, workers: int | None, output_format: Format
+    path: Path,
+    spec: Any,
+    output: Path,
+    resume: bool,
+    settings: dict[str, Any],
+    output_format: Format,
 ) -> int:
     from pytwin.sweep.progress import ProgressView
     from pytwin.sweep.runner import run_sweep
     from pytwin.sweep.store import WriteError, part_name
 
-    again = shlex.join(["pytwin", "sweep", str(path), "-o", str(output), "--resume"])
+    command = ["pytwin", "sweep", str(path), "-o", str(output), "--resume"]
+    if settings["engine"] != "local":
+        command += ["--engine", settings["engine"]]
+    if settings["address"] is not None:
+        command += ["--address", settings["address"]]
+    again = shlex.join(command)
     try:
         with ProgressView(spec.name) as view:
-            result = run_sweep(spec, output, resume=resume, workers=workers, observer=view)
+            result = run_sweep(spec, output, resume=resume, observer=view, **settings)
     except KeyboardInterrupt:
         kept = len(list(output.glob("part-*.parquet")))
         _tell(f"interrupted: {kept} finished parts are kept in {output}; go on with: {again}")
@@ -119,7 +138,10 @@ def _sweep(
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    from pytwin.sweep.progress import heard
+
+    with heard():
+        print(line, file=sys.stderr)
 
 
 def _show(summary: dict[str, Any], output_format: Format) -> None:

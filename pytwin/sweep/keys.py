@@ -154,10 +154,16 @@ WORKLOAD_KEYS: dict[str, Key] = {
 }
 """Traffic: the arguments of `pytwin.workload.workload_from_values`."""
 
+OBJECTIVE_KEYS: dict[str, Key] = {
+    name: Key(name, "float") for name in ("ttft_slo_ms", "tpot_slo_ms")
+}
+"""What requests are judged by: the arguments of `pytwin.simulate` of these names."""
+
 KEYS: dict[str, Key] = {
     "label": Key("label", "str"),
     **ENGINE_KEYS,
     **WORKLOAD_KEYS,
+    **OBJECTIVE_KEYS,
     "seed": Key("seed", "int"),
 }
 """Every row key, in the order of the result's columns. `label` is free text, carried along."""

@@ -17,20 +17,27 @@ from pytwin import _core
 from pytwin.catalog import load_profile
 from pytwin.errors import DataError, PytwinError
 from pytwin.sweep.expand import Design
+from pytwin.sweep.fingerprint import code_digests
 from pytwin.sweep.spec import seed_values
 from pytwin.workload import ShareGpt
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = 1
 
-_IDENTITY = ("schema", "pytwin_version", "core_version", "spec", "profiles", "lengths", "columns")
+_IDENTITY = (
+    "schema", "pytwin_version", "core_version", "spec", "code", "profiles", "lengths", "columns",
+)  # fmt: skip
+# Manifests of before have none: they can be read, and not gone on with.
+_LATER = {"code"}
 
 
-def new_manifest(design: Design, columns: Mapping[str, Any], workers: int) -> dict[str, Any]:
+def new_manifest(
+    design: Design, columns: Mapping[str, Any], workers: int, engine: str = "local"
+) -> dict[str, Any]:
     """The manifest of a sweep that starts now.
 
-    `spec`, `pytwin_version`, `profiles`, `lengths` and `columns` decide the results: a resumed
-    sweep must have them all alike. The rest (host, commit, times) is for people.
+    `spec`, `pytwin_version`, `code`, `profiles`, `lengths` and `columns` decide the results: a
+    resumed sweep must have them all alike. The rest (host, commit, times) is for people.
     """
     spec = design.spec
     profiles, lengths = _digests(design)
@@ -40,6 +47,7 @@ def new_manifest(design: Design, columns: Mapping[str, Any], workers: int) -> di
         "status": "running",
         "pytwin_version": version("pytwin"),
         "core_version": _core.__version__,
+        "code": code_digests(),
         "spec_sha256": spec.sha256(),
         "spec": spec.canonical(),
         "seeds": list(seed_values(spec)),
@@ -51,10 +59,12 @@ def new_manifest(design: Design, columns: Mapping[str, Any], workers: int) -> di
         "columns": {name: str(dtype) for name, dtype in columns.items()},
         "created": now(),
         "finished": None,
+        "engine": engine,
         "workers": workers,
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
+        "polars": version("polars"),
         "git_commit": _git_commit(),
         "summary": None,
     }
@@ -88,7 +98,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path} has schema {manifest['schema']}, this version of pytwin has {SCHEMA}: "
             "sweep into another directory"
         )
-    if not isinstance(manifest, dict) or not all(name in manifest for name in _IDENTITY):
+    if not isinstance(manifest, dict) or not all(
+        name in manifest for name in _IDENTITY if name not in _LATER
+    ):
         raise DataError(
             f"{path} is damaged (keys are missing): restore it, or sweep into another directory"
         )
@@ -107,8 +119,9 @@ def refuse_changes(directory: Path, old: Mapping[str, Any], new: Mapping[str, An
     ChangedError: names the first thing that changed, from what to what.
     """
     for name in _IDENTITY:
-        if old[name] != new[name]:
-            change = _change(name, old[name], new[name])
+        there = old.get(name, {}) if name in _LATER else old[name]
+        if there != new[name]:
+            change = _change(name, there, new[name])
             raise ChangedError(
                 f"{directory} holds a sweep with another {change}: "
                 "undo the change, or sweep into another directory"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +23,20 @@ from rich.table import Column
 from rich.text import Text
 
 _LINE_EVERY_S = 10.0
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """For what is said on stderr: where nobody can hear it (a full disk), the sweep goes on.
+
+    Nothing more is said then: what waits in the stream's buffer is dropped with it.
+    """
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
 
 
 class ProgressView:
@@ -59,7 +77,7 @@ class ProgressView:
         self._rows, self._kept, self._failures = rows, kept_rows, kept_failures
         self._began = self._last_line = time.monotonic()
         if kept_rows:
-            self._console.print(f"{kept_rows:,} of {rows:,} configurations are there already")
+            self._tell(f"{kept_rows:,} of {rows:,} configurations are there already")
         self._progress.update(self._task, total=rows, completed=kept_rows)
         if self._live:
             self._progress.start()
@@ -101,11 +119,11 @@ class ProgressView:
             if done == self._rows and self._part_rows:
                 return  # the part is not on disk yet: its own line follows
             self._last_line = now
-            self._console.print(
-                f"{self._title}: {done:,}/{self._rows:,}, {self.text()}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._tell(f"{self._title}: {done:,}/{self._rows:,}, {self.text()}")
+
+    def _tell(self, line: str) -> None:
+        with heard():
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class _Rates(ProgressColumn):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytwin import _core
 from pytwin.config import EngineConfig
 from pytwin.errors import PytwinError
 from pytwin.simulation import Twin, extrapolated
-from pytwin.sweep.keys import ENGINE_KEYS, WORKLOAD_KEYS, Key
+from pytwin.sweep.keys import ENGINE_KEYS, OBJECTIVE_KEYS, WORKLOAD_KEYS, Key
 from pytwin.workload import GeneratedWorkload
 from pytwin.workload.plain import workload_from_values
 
@@ -30,12 +30,22 @@ class Prepared:
     traffic: GeneratedWorkload | None = None
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are ready for the core, and the twin that holds what they refer to."""
+
+    twin: Twin
+    rows: Sequence[Row]
+    prepared: Sequence[Prepared]
+
+
 def prepare(twin: Twin, row: Row) -> Prepared:
     """Check one row and write its document; profiles and tables go into `twin.library`."""
     try:
         server = EngineConfig(**_given(row, ENGINE_KEYS))
         traffic = workload_from_values(**_given(row, WORKLOAD_KEYS))
-        document = twin.spec_json(server, traffic, seed=row["seed"])
+        judged = _given(row, OBJECTIVE_KEYS)
+        document = twin.spec_json(server, traffic, seed=row["seed"], **judged)
     except PytwinError as error:
         return Prepared(error=str(error))
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -44,12 +54,42 @@ def prepare(twin: Twin, row: Row) -> Prepared:
     return Prepared(document=document, server=server, traffic=traffic)
 
 
+def prepare_rows(twin: Twin, rows: Sequence[Row], given_up: Callable[[], bool]) -> Batch:
+    """Prepare rows for `simulate_batch`; stops early, and of no use, once `given_up` says so."""
+    prepared = []
+    for row in rows:
+        if given_up():
+            break
+        prepared.append(prepare(twin, row))
+    return Batch(twin, rows, prepared)
+
+
+def simulate_batch(
+    batch: Batch,
+    columns: Sequence[Key],
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+) -> pl.DataFrame:
+    """Simulate prepared rows with one call of the core; see `simulate_rows`."""
+    documents = [item.document for item in batch.prepared if item.document is not None]
+    refused = len(batch.prepared) - len(documents)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(refused + done)
+
+    answers = _core.simulate_many(batch.twin.library, documents, workers, report)
+    return _frame(batch.rows, batch.prepared, columns, answers)
+
+
 def simulate_rows(
     twin: Twin,
     rows: Sequence[Row],
     columns: Sequence[Key],
     workers: int,
     progress: Callable[[int], None] | None = None,
+    *,
+    profiles: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """Simulate rows with one call of the core.
 
@@ -58,22 +98,15 @@ def simulate_rows(
     columns: the rows' keys, in the order of the result.
     workers: threads.
     progress: called with the number of rows done, about ten times a second.
+    profiles: where profiles that rows name lie on this machine, if elsewhere.
 
     Returns
     -------
     pl.DataFrame: one row per row: `columns`, status (ok, infeasible, failed), error,
         extrapolated, extrapolated_why, then the metrics (null where not ok).
     """
-    prepared = [prepare(twin, row) for row in rows]
-    documents = [item.document for item in prepared if item.document is not None]
-    refused = len(prepared) - len(documents)
-
-    def report(done: int) -> None:
-        if progress is not None:
-            progress(refused + done)
-
-    answers = _core.simulate_many(twin.library, documents, workers, report)
-    return _frame(rows, prepared, columns, answers)
+    batch = prepare_rows(twin, _moved(rows, profiles or {}), lambda: False)
+    return simulate_batch(replace(batch, rows=rows), columns, workers, progress)
 
 
 def schema(columns: Sequence[Key]) -> dict[str, pl.DataType]:
@@ -100,6 +133,12 @@ def schema(columns: Sequence[Key]) -> dict[str, pl.DataType]:
     for name, kind in _core.metric_columns():
         result[name] = types[kind]
     return result
+
+
+def _moved(rows: Sequence[Row], profiles: Mapping[str, str]) -> Sequence[Row]:
+    if not profiles:
+        return rows
+    return [row | {"profile": profiles.get(row["profile"], row["profile"])} for row in rows]
 
 
 def _given(row: Row, keys: dict[str, Key]) -> Row:

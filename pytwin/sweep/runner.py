@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pytwin.errors import ConfigError
-from pytwin.simulation import Twin
+from pytwin.sweep.engine import Engine, LocalEngine, default_workers
 from pytwin.sweep.expand import Design
 from pytwin.sweep.lock import DirectoryLock
 from pytwin.sweep.manifest import new_manifest
-from pytwin.sweep.rows import schema, simulate_rows
+from pytwin.sweep.rows import schema
 from pytwin.sweep.spec import SweepSpec
 from pytwin.sweep.store import Store, make_directory, part_name
 
-_DEFAULT_DURATION_S = 3600.0
+ENGINES = ("local", "ray")
 
 
 class Observer(Protocol):
@@ -27,7 +27,7 @@ class Observer(Protocol):
         """A sweep of `rows` rows begins, of which an earlier run finished `kept_rows`."""
 
     def advanced(self, rows: int, simulated_s: float) -> None:
-        """`rows` rows of the current part are done, of `simulated_s` simulated seconds."""
+        """`rows` rows of the parts in work are done, of `simulated_s` simulated seconds."""
 
     def finished_part(self, part: int, rows: int, simulated_s: float, failures: int) -> None:
         """A part is on disk."""
@@ -64,32 +64,30 @@ class SweepResult:
     new_parts: int = 0
 
 
-def default_workers() -> int:
-    """All cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
-
-
 def run_sweep(
     spec: SweepSpec,
     directory: str | os.PathLike[str],
     *,
     resume: bool = False,
     workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     observer: Observer | None = None,
 ) -> SweepResult:
     """Simulate every row of `spec` into Parquet parts in `directory`.
 
-    The parts do not depend on `workers`, nor on how often the sweep was stopped and resumed.
-    Bad rows become rows with status "failed" and their error.
+    The parts do not depend on `workers` and `engine`, nor on how often the sweep was stopped and
+    resumed. Bad rows become rows with status "failed" and their error.
 
     Parameters
     ----------
     resume: go on with a sweep that was stopped; starts one in an absent or empty directory, and
         does nothing in a finished one.
-    workers: threads; all cores if left out.
+    workers: threads; all cores if left out. With engine "ray" the parts in work at once, by
+        default as many as the cluster has cores for.
+    engine: "local", or "ray" for the machines of a Ray cluster (needs `pytwin[ray]`).
+    address: of the Ray cluster; left out: one that runs on this machine, else one is started
+        here for this sweep.
 
     Raises
     ------
@@ -99,63 +97,57 @@ def run_sweep(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers ({workers}) must be >= 1")
-    threads = workers or default_workers()
     watcher = observer or Silent()
-    design = Design(spec)
-    columns = schema(design.columns)
-    path = Path(directory)
-    make_directory(path)
-    with DirectoryLock(path):
-        manifest = new_manifest(design, columns, threads)
-        store = Store(path, design, manifest, columns, resume=resume)
-        return _run(design, store, threads, watcher)
+    with engine_named(engine, workers, address) as maker:
+        design = Design(spec)
+        columns = schema(design.columns)
+        path = Path(directory)
+        make_directory(path)
+        with DirectoryLock(path):
+            manifest = new_manifest(design, columns, maker.workers, engine)
+            store = Store(path, design, manifest, columns, resume=resume)
+            return _run(design, store, maker, watcher)
 
 
-def _run(design: Design, store: Store, workers: int, watcher: Observer) -> SweepResult:
+def engine_named(
+    name: str, workers: int | None, address: str | None
+) -> AbstractContextManager[Engine]:
+    """The engine of this name, ready for use within the context.
+
+    Raises
+    ------
+    ConfigError: there is none of this name, or Ray is not installed or does not answer.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"engine ({name}) must be one of {', '.join(ENGINES)}")
+    if name == "ray":
+        from pytwin.sweep.ray_engine import RayEngine
+
+        return RayEngine(workers, address)
+    if address is not None:
+        raise ConfigError(f"address ({address}) is for engine ray: add --engine ray")
+    return nullcontext(LocalEngine(workers))
+
+
+def _run(design: Design, store: Store, engine: Engine, watcher: Observer) -> SweepResult:
     missing = [part for part in range(design.n_parts) if part not in store.finished]
     counts = store.status_counts()
     watcher.started(design.n_rows, sum(counts.values()), counts["failed"])
     if missing:
         try:
-            _run_parts(design, store, missing, workers, watcher, counts)
+            with closing(engine.make(design, missing, watcher.advanced)) as parts:
+                for made in parts:
+                    store.write_part(made.part, made.rows, made.content)
+                    for status, count in made.status_counts.items():
+                        counts[status] += count
+                    failures = made.status_counts.get("failed", 0)
+                    watcher.finished_part(made.part, made.rows, made.simulated_s, failures)
         except KeyboardInterrupt:
             store.finish("interrupted")
             raise
     if missing or store.manifest["status"] != "finished":
         store.finish("finished", counts)
     return SweepResult(store.directory, design.n_rows, counts, len(missing))
-
-
-def _run_parts(
-    design: Design,
-    store: Store,
-    parts: list[int],
-    workers: int,
-    watcher: Observer,
-    counts: dict[str, int],
-) -> None:
-    twin = Twin()
-    for part in parts:
-        if twin.crowded:
-            twin = Twin()
-        start, stop = design.part_range(part)
-        rows = list(design.rows(start, stop))
-        simulated_s = sum(row.get("duration_s") or _DEFAULT_DURATION_S for row in rows)
-        frame = simulate_rows(
-            twin, rows, design.columns, workers, _progress(watcher, len(rows), simulated_s)
-        )
-        store.write_part(part, frame)
-        for status, count in frame["status"].value_counts().iter_rows():
-            counts[status] += count
-        failures = int((frame["status"] == "failed").sum())
-        watcher.finished_part(part, len(rows), simulated_s, failures)
-
-
-def _progress(watcher: Observer, rows: int, simulated_s: float) -> Callable[[int], None]:
-    def report(done: int) -> None:
-        watcher.advanced(done, simulated_s * done / rows)
-
-    return report
 
 
 __all__ = ["Observer", "SweepResult", "default_workers", "part_name", "run_sweep"]

@@ -94,17 +94,16 @@ class Store:
             self.manifest = manifest
             self._write_manifest()
 
-    def write_part(self, part: int, frame: pl.DataFrame) -> None:
-        """Put a finished part on disk: whole and durable when this returns.
+    def write_part(self, part: int, rows: int, content: bytes) -> None:
+        """Put a finished part of so many rows on disk: whole and durable when this returns.
 
         Raises
         ------
         WriteError: nothing of the part remains, and finished parts are untouched.
         """
-        content = encode(frame)
         # The checksum goes first: a part whose line is missing would be a part that no one can
         # check, a line whose part is missing is simply made again.
-        entry = {"part": part, "rows": frame.height, "sha256": hashlib.sha256(content).hexdigest()}
+        entry = {"part": part, "rows": rows, "sha256": hashlib.sha256(content).hexdigest()}
         self._append(entry | {"written": now()})
         _write_whole(self.directory / part_name(part), content)
         self.finished.add(part)
