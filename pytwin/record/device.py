@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -14,26 +15,36 @@ from . import events as ev
 def worker_of(wrapper: Any) -> ev.Worker:
     """The `worker` line of a vLLM worker; what cannot be found out stays None."""
     torch: Any = sys.modules.get("torch")
-    runner = getattr(wrapper, "model_runner", None)
-    told = ev.Worker(rank=int(wrapper.global_rank), torch=str(getattr(torch, "__version__", "")))
-    if torch is not None and torch.cuda.is_available():
+    told = ev.Worker(rank=int(wrapper.global_rank))
+    for find_out in (_device, _memory):
+        # A fact that cannot be had is no reason to give up the recording.
+        with contextlib.suppress(Exception):
+            find_out(told, wrapper, torch)
+    return told
+
+
+def _device(told: ev.Worker, wrapper: Any, torch: Any) -> None:
+    del wrapper
+    if torch is not None and torch.cuda.is_available() is True:
         device = torch.cuda.current_device()
         told.device = str(torch.cuda.get_device_name(device))
         told.device_memory = int(torch.cuda.get_device_properties(device).total_memory)
     else:
         told.device = _processor()
         told.device_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        told.threads = int(torch.get_num_threads()) if torch is not None else None
-    model = getattr(runner, "model", None)
-    if model is not None:
-        told.weights = _bytes(model.parameters())
+    if torch is not None:
+        told.torch = str(torch.__version__)
+        told.threads = int(torch.get_num_threads())
+
+
+def _memory(told: ev.Worker, wrapper: Any, torch: Any) -> None:
+    del torch
+    runner = wrapper.model_runner
+    told.weights = _bytes(runner.model.parameters())
+    told.kv = _bytes(_flat(runner.kv_caches)) or None
     manager = getattr(getattr(runner, "lora_manager", None), "_adapter_manager", None)
     if manager is not None:
         told.lora = _bytes(_slot_tensors(manager.modules.values()))
-    caches = getattr(runner, "kv_caches", None)
-    if caches:
-        told.kv = _bytes(_flat(caches))
-    return told
 
 
 def _processor() -> str:

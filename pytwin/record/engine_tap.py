@@ -24,7 +24,8 @@ class EngineTap:
         base = place.run if rank == 0 else f"{place.run}-dp{rank}"
         self.writer = place.writer
         self.scheduler = scheduler
-        self.i = 0
+        self.i = 0  # iterations of the engine so far
+        self._scheduled = False  # in this iteration
         self._steps, run = place.writer.open(place.base, base, "steps.jsonl")
         self._requests, _ = place.writer.open(place.base, base, "requests.jsonl")
         now = _now()
@@ -90,6 +91,7 @@ class EngineTap:
         """After schedule()."""
         scheduler, counts = self.scheduler, output.num_scheduled_tokens
         i, self.i = self.i, self.i + 1
+        self._scheduled = True
         added, self._added = self._added, []
         preempted, self._preempted = self._preempted, []
         if not (counts or added or preempted):
@@ -132,6 +134,10 @@ class EngineTap:
     def updated(self, output: Any, t2: float, t3: float) -> None:
         """After update_from_output()."""
         finished, self._finished = self._finished, None
+        # With async scheduling an iteration may only collect: vLLM 0.32 v1/engine/core.py
+        # step_with_batch_queue(), when nothing is left to schedule.
+        self.i += not self._scheduled
+        self._scheduled = False
         _, step = self._open.pop(id(output), (None, None))
         if step is not None:
             step.t2, step.t3, step.fin = t2, t3, finished or {}

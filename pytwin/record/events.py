@@ -58,7 +58,7 @@ class File(msgspec.Struct, tag_field="e", tag="file"):
 class Step(msgspec.Struct, tag_field="e", tag="step"):
     """One schedule() with its update_from_output()."""
 
-    i: int  # calls of schedule() so far; empty ones count, and leave no line
+    i: int  # the engine's iteration; those without a batch count, and leave no line
     t0: float  # schedule(): start, end
     t1: float
     added: list[str]  # requests that arrived since the last schedule()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .read import Execution, Recording
 
 STEPS: dict[str, Any] = {
-    "step": pl.Int64,  # calls of schedule() so far
+    "step": pl.Int64,  # the engine's iteration; those without a batch have no row
     "schedule_start_s": pl.Float64,
     "schedule_end_s": pl.Float64,
     "update_start_s": pl.Float64,  # the step's output had come back; null if it never did

@@ -14,21 +14,23 @@ from __future__ import annotations
 import logging
 import os
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .hooks import Place
 
 DIRECTORY = "PYTWIN_RECORD"
 MAX_MB = "PYTWIN_RECORD_MAX_MB"
 DEFAULT_MAX_MB = 4096
 _RUN = "PYTWIN_RECORD_RUN_ID"  # set by the first process, inherited by the others
 _LOG = logging.getLogger("vllm.pytwin.record")
-_registered = False
+_PLACES: list[Place] = []  # where this process records: one, once registered
 
 
 def register() -> None:
     """Starts following vLLM in this process; does nothing unless `PYTWIN_RECORD` is set."""
-    global _registered  # noqa: PLW0603 -- vLLM may call more than once in a process
-    if _registered or not os.environ.get(DIRECTORY):
+    if _PLACES or not os.environ.get(DIRECTORY):  # vLLM may call more than once in a process
         return
-    _registered = True
     try:
         run = os.environ.setdefault(_RUN, time.strftime("%Y%m%dT%H%M%S-") + str(os.getpid()))
         _follow(os.environ[DIRECTORY], run, _max_mb())
@@ -51,6 +53,7 @@ def _follow(directory: str, run: str, max_mb: int) -> None:
     from .writer import Writer
 
     place = Place(Path(directory).absolute(), run, Writer(max_mb << 20))
+    _PLACES.append(place)
     when_imported({
         "vllm.v1.core.sched.scheduler": engine_tap.follow(place),
         "vllm.v1.worker.worker_base": worker_tap.follow_steps(place),

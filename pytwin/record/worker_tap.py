@@ -122,7 +122,7 @@ class GpuClock:
     def __init__(self) -> None:
         torch: Any = sys.modules.get("torch")
         self._event: Any = None
-        if torch is not None and torch.cuda.is_available():
+        if torch is not None and torch.cuda.is_available() is True:
             self._event = torch.cuda.Event
         self._first: Any = None
         self._k = 0
