@@ -117,20 +117,16 @@ def fit(
     from pytwin.calibrate.recordings import fit as fit_profile
     from pytwin.calibrate.recordings import read_runs
     from pytwin.catalog import load_profile
+    from pytwin.record.read import recordings as directories
 
     if not recordings:
         raise DataError("recordings (none) must be at least one: name a directory")
     if output.suffix != ".json" or not output.parent.is_dir():
         raise DataError(f"output ({output}) must end in .json, in a folder that exists")
-    given = [path.resolve() for path in recordings]
-    apart = [path for path in hold_out if path.resolve() not in given]
-    runs = read_runs([*recordings, *apart], torn=torn)
-    held = {path.resolve() for path in hold_out}
+    held = {path.resolve() for folder in hold_out for path in directories(folder)}
+    given = {path.resolve() for folder in recordings for path in directories(folder)}
+    runs = read_runs([*recordings, *sorted(held - given)], torn=torn)
     names = [run.name for run in runs if run.recording.path.resolve() in held]
-    if len(names) < len(held):
-        raise DataError(
-            f"hold_out ({', '.join(map(str, hold_out))}) must be directories of single recordings"
-        )
     result = fit_profile(
         runs, model=model, gpu=gpu, dtype=dtype, name=name, hold_out=names, command=_command()
     )

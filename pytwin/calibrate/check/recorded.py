@@ -132,10 +132,9 @@ def _gauges(run: RecordedRun, first: float, stop: float) -> dict[str, float]:
     """Averages over time, from the first arrival to the last token; an idle engine counts as 0."""
     steps = run.steps
     start = steps["start_s"]
-    lasted = 1e-3 * (steps["duration_ms"] + steps["load_ms"])
-    # A step that has no duration of its own holds until the next one begins.
+    # Until the next schedule(), or the step's own end where the engine then went idle.
     until = np.append(start[1:], stop)
-    held = np.where(np.isnan(lasted), until - start, np.minimum(lasted, until - start))
+    held = np.maximum(np.fmin(steps["end_s"], until) - start, 0.0)
     span = max(stop - first, 1e-9)
     return {
         "mean_running": float((steps["running"] * held).sum() / span),

@@ -1,8 +1,8 @@
 """What the client saw of a recorded run: when it sent each request, when tokens came.
 
-`client.json` beside a recording is either a timed client's (`requests`: id, sent, token_times, in
-seconds of the machine's monotonic clock) or what `vllm bench serve --save-detailed` wrote
-(`start_times`, `ttfts`, `itls`, whose clock is the same on Linux).
+`client.json` beside a recording (or beside its directory) is either a timed client's (`requests`:
+id, sent, token_times, in seconds of the machine's monotonic clock) or what `vllm bench serve
+--save-detailed` wrote (`start_times`, `ttfts`, `itls`, whose clock is the same on Linux).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def read_client(recording: Recording) -> tuple[Client | None, list[str]]:
     ------
     DataError: the file is not JSON, or of neither form.
     """
-    path = recording.path / "client.json"
-    if not path.is_file():
+    path = _beside(recording.path)
+    if path is None:
         return None, [f"{recording.name} has no client.json: the front end is timed at the server"]
     document = load_json(path)
     if "start_times" in document:
@@ -80,6 +80,17 @@ def read_client(recording: Recording) -> tuple[Client | None, list[str]]:
         return None, [f"{path} is left out: its clock is not the server's ({early} requests early)"]
     remarks = [f"{recording.name}: {remark}"] if remark else []
     return client, remarks
+
+
+def _beside(directory: Path) -> Path | None:
+    """In the recording's directory, or in the one above it if this is the only recording there."""
+    if (directory / "client.json").is_file():
+        return directory / "client.json"
+    above = directory.parent / "client.json"
+    alone = sum(
+        any(other.glob("*.jsonl")) for other in directory.parent.iterdir() if other.is_dir()
+    )
+    return above if above.is_file() and alone == 1 else None
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pytwin.calibrate.recordings.judge import judge, spread, stretches
 from pytwin.calibrate.recordings.kinds import check_one_kind, common_settings
 from pytwin.calibrate.recordings.split import Split, split
 from pytwin.calibrate.terms import Component
+from pytwin.config import engine_defaults
 from pytwin.errors import DataError
 from pytwin.record.read import Torn, read_recording, recordings
 
@@ -98,7 +99,10 @@ def fit(
     first = runs[0]
     terms = _merged(step, None if first.asynchronous else host)
     settings, differ = common_settings(runs)
-    kept = memory.fit(runs, float(settings.get("gpu_memory_utilization") or 0.9))
+    usual = engine_defaults(first.engine_version, 0.0)["gpu_memory_utilization"]
+    # Stated in the profile in any case: the memory section holds for this share.
+    settings.setdefault("gpu_memory_utilization", usual)
+    kept = memory.fit(runs, float(settings["gpu_memory_utilization"]))
     load = loads.fit(runs, parts, extra)
     front = frontend.fit(runs, parts, features)
     header = first.recording.header
@@ -115,7 +119,7 @@ def fit(
         "name": name or f"{model}@{gpu}",
         "model": model,
         "gpu": gpu,
-        "dtype": dtype or str(header.model.get("dtype") or "unknown"),
+        "dtype": dtype or str(header.model.get("dtype") or "unknown").removeprefix("torch."),
         "engine_version": first.engine_version,
         "provenance": {
             "source": f"recordings of vLLM {first.vllm} by pytwin.record: "
@@ -274,7 +278,8 @@ def _ranges(
         name: [float(features[name].min()), float(features[name].max())]
         for name in ("seqs", "waiting", "adapters", "served_adapters")
     }
-    spans["seqs"][0] = min(spans["seqs"][0], 1.0)
+    # Asynchronous: a request whose last token is on its way still runs, but is in no batch.
+    spans["seqs"] = [1.0, max(spans["seqs"][1], float(features["running"].max()))]
     spans["waiting"][0] = spans["adapters"][0] = 0.0
     if lora:
         for name in ("max_loras", "max_lora_rank", "max_cpu_loras"):

@@ -19,7 +19,6 @@ from pytwin.calibrate.recordings import law
 from pytwin.calibrate.recordings.columns import RecordedRun, Request
 from pytwin.calibrate.recordings.library import egress_candidates, identified
 from pytwin.calibrate.recordings.split import Split
-from pytwin.calibrate.terms import Features
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -188,7 +187,7 @@ def step_egress_ms(run: RecordedRun) -> FloatArray:
         place = position.get(step.i)
         if place is None or step.t3 is None:
             continue
-        end = steps_end_s(steps, place, step.t2 if run.asynchronous else None)
+        end = steps["end_s"][place]
         for rid, tokens, first, _ in step.sched:
             request = by_id[rid]
             nth = made.get(rid, 0)
@@ -206,20 +205,5 @@ def step_egress_ms(run: RecordedRun) -> FloatArray:
         return np.asarray(1e3 * total / count, dtype=np.float64)
 
 
-def steps_end_s(steps: Any, place: int, ended: float | None) -> float:
-    """End of a step as the twin has it: when the next one may begin."""
-    if ended is not None:
-        return ended
-    lasted = steps["duration_ms"][place] + steps["load_ms"][place]
-    return float(steps["start_s"][place] + 1e-3 * lasted)
-
-
 def _term(milliseconds: float, factors: list[Any], why: str) -> dict[str, Any]:
     return {"coefficient": float(f"{1e3 * milliseconds:.6g}"), "factors": factors, "why": why}
-
-
-def predict_ms(terms: Sequence[Any], features: Features) -> FloatArray:
-    """A section's terms on features, in ms."""
-    from pytwin.calibrate.terms import evaluate
-
-    return evaluate(terms, features) / 1e3

@@ -66,6 +66,9 @@ def server_settings(run: RecordedRun) -> dict[str, Any]:
     utilization = run.recording.header.kv.get("gpu_memory_utilization")
     if utilization:
         found["gpu_memory_utilization"] = utilization
+    override = run.recording.header.kv.get("num_gpu_blocks_override")
+    if override:
+        found["num_gpu_blocks_override"] = int(override)
     if run.config.get("max_loras"):
         found["lora_preload"] = bool(run.recording.preloaded)
     return found

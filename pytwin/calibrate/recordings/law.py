@@ -22,6 +22,7 @@ Rows = npt.NDArray[np.bool_]
 
 _HUBER = 3.0
 _ROUNDS = 12
+_NEGLIGIBLE = 1e-6
 # Dropping a term may raise the held-out error by this share.
 WORTH = 0.002
 
@@ -88,7 +89,9 @@ def fit(data: Data, *, choose: bool = True) -> Fitted:
     kept = _chosen(data) if choose and len(set(data.fold.tolist())) > 1 else everything
     chosen = data.columns(kept)
     coefficients, _, weight = _robust(chosen)
-    alive = [place for place, value in enumerate(coefficients) if value > 0]
+    # What is left of a term after rounding errors is no term.
+    share = coefficients * np.abs(chosen.matrix).mean(axis=0) / max(chosen.target.mean(), 1e-12)
+    alive = [place for place, part in enumerate(share) if part > _NEGLIGIBLE]
     excess = float(((1 - weight) * chosen.target).sum() / max(chosen.target.sum(), 1e-12))
     names = {chosen.components[place].name for place in alive}
     return Fitted(

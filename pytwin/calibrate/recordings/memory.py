@@ -8,7 +8,7 @@ known: then one byte stands for one token, and the section says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +37,29 @@ def fit(runs: Sequence[RecordedRun], utilization: float) -> Memory:
         )
     count, size = int(run.config["num_blocks"]), int(run.config["block_size"])
     worker = run.recording.worker
-    kv = _bytes(worker.kv if worker else None, run.recording.header.kv, "bytes", "kv_cache_bytes")
+    table = run.recording.header.kv
+    kv = float((worker.kv if worker else None) or table.get("bytes") or 0.0)
     weights = float(worker.weights or 0) if worker else 0.0
     lora = float(worker.lora or 0) if worker else 0.0
     device = float(worker.device_memory or 0) if worker else 0.0
     note = "as the server reported it, at one setting: slots and rank by proportion"
-    if kv is None:
+    if not kv:
         kv, weights, lora, device = float(count * size), 0.0, 0.0, 0.0
         note = "KV capacity only: one byte stands for one token of KV cache"
         remarks.append("no memory sizes in the recordings: the profile knows the KV tokens only")
     per_token = kv / (count * size)
+    if table.get("num_gpu_blocks_override"):
+        # The cache was cut down by hand: what the server would have had is what it was given, or
+        # unknown.
+        count = int(float(table.get("kv_cache_memory_bytes") or 0.0) // (size * per_token)) or count
+        remarks.append(
+            f"num_gpu_blocks_override ({table['num_gpu_blocks_override']}) set the KV blocks: the "
+            + (
+                "profile's capacity without it is kv_cache_memory_bytes"
+                if table.get("kv_cache_memory_bytes")
+                else "capacity without it is unknown"
+            )
+        )
     # Half a block more than the blocks need, so that rounding down gives just these.
     asked = weights + lora + (count + 0.5) * size * per_token
     # A device that holds more than the share which the server was given: the rest is overhead.
@@ -68,12 +81,3 @@ def fit(runs: Sequence[RecordedRun], utilization: float) -> Memory:
         "note": note,
     }
     return Memory(document, tuple(remarks))
-
-
-def _bytes(value: float | None, table: Mapping[str, Any], *names: str) -> float | None:
-    if value:
-        return float(value)
-    for name in names:
-        if table.get(name):
-            return float(table[name])
-    return None

@@ -87,7 +87,9 @@ def _synchronous_times(
     gap[:-1][follows] = 1e3 * (t0[1:] - t3[:-1])[follows]
     columns["gap_ms"] = gap
     usual = float(np.nanmedian(gap)) if follows.any() else _UNKNOWN_GAP_MS
-    columns["duration_ms"] = 1e3 * (t3 - t0) + np.where(np.isnan(gap), usual, gap)
+    lasted = 1e3 * (t3 - t0) + np.where(np.isnan(gap), usual, gap)
+    columns["duration_ms"] = lasted
+    columns["end_s"] = t0 + 1e-3 * lasted
 
 
 def _left_over(recording: Recording, index: FloatArray) -> npt.NDArray[np.bool_]:
@@ -127,6 +129,7 @@ def _asynchronous_times(
     alone = np.append(False, follows & (launched[1:] > t2[:-1])) & waited
     duration[alone] = 1e3 * (t2 - launched)[alone]
     columns["duration_ms"] = duration
+    columns["end_s"] = t2
     # From the end of the execution that was waited for to the next launch.
     host = np.full(len(t1), np.nan)
     known = waited[:-2] & follows[1:] & follows[:-1]
