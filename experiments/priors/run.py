@@ -5,7 +5,7 @@ python experiments/priors/run.py [-o DIR] [--docs docs/background/priors.md] [--
 Efficiencies are learned from one shipped profile, applied to the other model's config.json on the
 same GPU, and the prior is compared with that model's own profile: step times, adapter loads, KV
 memory, and simulations whose 90 % intervals must hold the other's result. With --traces (measured
-servers: calib_memory.parquet, runs.parquet) KV tokens are compared with the servers' own logs.
+servers) KV tokens are compared with the servers' own logs, and predictions with real one-hour runs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import real_runs
 
 import pytwin as pt
 from pytwin.calibrate import memory as measured_memory
@@ -25,7 +26,6 @@ from pytwin.calibrate.prior.build import build
 from pytwin.calibrate.prior.learn import Measured, learn, measured_profiles
 from pytwin.calibrate.prior.learned import Learned, shipped
 from pytwin.calibrate.terms import evaluate
-from pytwin.uncertainty.predict import predict
 
 Z90 = 1.645
 SEEDS, DRAWS, DURATION_S = 4, 16, 900.0
@@ -163,10 +163,10 @@ def simulated_rows(
             **SERVER, "max_loras": slots, "max_cpu_loras": count, "max_lora_rank": max(ranks),
             "max_connections": 25_000,
         }  # fmt: skip
-        truth = predict(
+        truth = pt.predict(
             pt.EngineConfig(profile=one.profile.name, **settings), traffic, seeds=SEEDS, draws=0
         )
-        guess = predict(
+        guess = pt.predict(
             pt.EngineConfig(profile=str(file), **settings), traffic, seeds=SEEDS, draws=DRAWS
         )
         for metric in METRICS:
@@ -183,12 +183,12 @@ def simulated_rows(
     return rows
 
 
-def tables(traces: Path | None) -> dict[str, list[dict[str, Any]]]:
+def tables(traces: Path | None, runs: int) -> dict[str, list[dict[str, Any]]]:
     """All tables: every model from the others, and (steps only) from all."""
     measured = measured_profiles()
     spread = shipped().spread
     found: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("steps", "memory", "loads", "simulated")
+        name: [] for name in ("steps", "memory", "loads", "simulated", "real")
     }
     with tempfile.TemporaryDirectory() as folder:
         for one in measured:
@@ -200,6 +200,13 @@ def tables(traces: Path | None) -> dict[str, list[dict[str, Any]]]:
             found["memory"] += memory_rows(one, prior, label, traces)
             found["loads"] += load_rows(one, prior, label)
             found["simulated"] += simulated_rows(one, prior, label, Path(folder))
+            if traces is not None:
+                # The settings of that server are known; its times are not.
+                served = {**prior, "server": dict(one.profile.server)}
+                for family in ("ml_test", "dt_real"):
+                    found["real"] += real_runs.rows(
+                        one.profile.model, served, label, traces, family, runs, Path(folder)
+                    )
     return found
 
 
@@ -267,8 +274,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("out/priors"))
     parser.add_argument("--docs", type=Path, help="page whose tables to write anew")
     parser.add_argument("--traces", type=Path)
+    parser.add_argument("--runs", type=int, default=40, help="real runs per model and family")
     given = parser.parse_args()
-    found = tables(given.traces)
+    found = tables(given.traces, given.runs)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "tables.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(Path(__file__).parent if given.docs else given.out)
@@ -278,6 +286,8 @@ def main() -> None:
         "loads": markdown(found["loads"]),
         "simulated": summary(found["simulated"]),
     }
+    if found["real"]:
+        parts["real"] = markdown(found["real"])
     for name, text in parts.items():
         print(f"\n{name}\n{text}")
     if given.docs:

@@ -7,6 +7,7 @@ import pytest
 import pytwin as pt
 from pytwin.calibrate.prior.learned import known_config, known_models
 from pytwin.catalog import load_profile
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -151,3 +152,11 @@ def test_a_quantised_checkpoint_is_refused(cli, config):
     done = cli("calibrate", "prior", "--config", file, "--gpu", "h200")
     assert done.code == 2
     assert "quantization_config (awq) is not supported" in done.err
+
+
+def test_the_guide_shows_what_is_printed(cli, tmp_path):
+    page = (ROOT / "docs" / "guides" / "priors.md").read_text()
+    shown = page.split("$ pytwin calibrate prior --config config.json", 1)[1].split("```")[0]
+    done = cli("calibrate", "prior", "--config", "mistral-7b-instruct-v0.3", "--gpu", "h100-80gb",
+               "-o", tmp_path / "mine.json")  # fmt: skip
+    assert shown.split("\n", 1)[1] == done.err
