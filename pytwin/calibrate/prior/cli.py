@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from pytwin import _core
 from pytwin.calibrate.prior.build import build
-from pytwin.calibrate.prior.config_json import architecture_of, read_config
+from pytwin.calibrate.prior.config_json import architecture_of, load_config
 from pytwin.calibrate.prior.gpus import known_gpus, load_gpu, read_gpu_spec
 from pytwin.calibrate.prior.learned import known_config, known_models
 from pytwin.catalog import shipped_profiles
@@ -107,9 +107,7 @@ def _config(given: str) -> tuple[dict[str, Any], str]:
             f"config ({given}) is neither a file nor a known model: give the model's config.json, "
             f"or one of {', '.join(known_models())}"
         )
-    read_config(path)  # for its errors, told with the file's name
-    file = path / "config.json" if path.is_dir() else path
-    return json.loads(file.read_text(encoding="utf-8")), str(file)
+    return load_config(path)
 
 
 def _model_name(given: str, data: dict[str, Any]) -> str:

@@ -29,6 +29,17 @@ def read_config(path: str | Path, *, dtype: str = "auto") -> Architecture:
     DataError: unreadable or not JSON. ConfigError: quantised, an unsupported architecture or
         dtype, a key missing or out of place; one line that names it.
     """
+    data, where = load_config(path)
+    return architecture_of(data, dtype=dtype, where=where)
+
+
+def load_config(path: str | Path) -> tuple[dict[str, Any], str]:
+    """A `config.json`, or that of a directory, parsed; and its path.
+
+    Raises
+    ------
+    DataError: unreadable or not a JSON object.
+    """
     file = Path(path)
     if file.is_dir():
         file /= "config.json"
@@ -40,7 +51,7 @@ def read_config(path: str | Path, *, dtype: str = "auto") -> Architecture:
         raise DataError(f"config ({file}) is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"config ({file}) must be a JSON object: give the model's config.json")
-    return architecture_of(data, dtype=dtype, where=str(file))
+    return data, str(file)
 
 
 def architecture_of(

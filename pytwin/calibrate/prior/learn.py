@@ -2,7 +2,7 @@
 
     python -m pytwin.calibrate.prior.learn [-o pytwin/calibrate/prior/learned.json] [PROFILE ...]
 
-Profiles (names or files; default: all shipped ones that are no priors) are evaluated on ten
+Profiles (names or files; default: the shipped ones of known models and GPUs) are evaluated on ten
 thousand representative steps; one factor per physical driver is fitted to all of them together by
 least squares on relative errors. Rerun it whenever a shipped profile changes; a test holds that
 the file in the package belongs to the profiles in the package.
@@ -23,14 +23,24 @@ import numpy as np
 from pytwin.calibrate.prior import memory, steps
 from pytwin.calibrate.prior.architecture import Architecture
 from pytwin.calibrate.prior.drivers import drivers
-from pytwin.calibrate.prior.gpus import Gpu, load_gpu
-from pytwin.calibrate.prior.learned import FILE, Learned, Loads, known_architecture
+from pytwin.calibrate.prior.gpus import Gpu, known_gpus, load_gpu
+from pytwin.calibrate.prior.learned import (
+    FILE,
+    Learned,
+    Loads,
+    known_architecture,
+    known_models,
+)
 from pytwin.calibrate.terms import FloatArray, design, evaluate
 from pytwin.catalog import Profile, load_profile, shipped_profiles
 
 COMMAND = "python -m pytwin.calibrate.prior.learn"
 # The measured servers' limit on a step's tokens: sets the profiling run's activations.
 _DEFAULT_TOKENS = 2048
+_LEARNED_FROM = (
+    "model", "gpu", "server", "lengths", "early_eos", "step_time", "load_time", "frontend",
+    "memory", "ranges",
+)  # fmt: skip
 FRONTEND = ("ingress", "egress", "first_request", "poll")
 
 
@@ -58,8 +68,8 @@ class Measured:
 
 
 def digest(profile: Profile) -> str:
-    """Of what priors learn from in a profile: its text without the uncertainty section."""
-    data = {key: value for key, value in profile.data.items() if key != "uncertainty"}
+    """Of what priors learn from in a profile; its record of errors may change freely."""
+    data = {key: profile.data.get(key) for key in _LEARNED_FROM}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -224,12 +234,16 @@ def _ranges(measured: Sequence[Measured]) -> dict[str, list[float]]:
 
 
 def measured_profiles(names: Sequence[str] = ()) -> list[Measured]:
-    """The named profiles, or all shipped ones that were measured."""
-    profiles = [load_profile(name) for name in (names or shipped_profiles())]
+    """The named profiles, or all shipped ones measured on a known GPU with a known model."""
+    if names:
+        return [Measured(load_profile(name)) for name in names]
+    profiles = [load_profile(name) for name in shipped_profiles()]
     return [
         Measured(profile)
         for profile in profiles
-        if profile.data.get("provenance", {}).get("kind") != "prior"
+        if not profile.is_prior
+        and profile.model in known_models()
+        and profile.data.get("gpu") in known_gpus()
     ]
 
 
