@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("out/priors"))
     parser.add_argument("--docs", type=Path, help="page whose tables to write anew")
     parser.add_argument("--traces", type=Path)
-    parser.add_argument("--runs", type=int, default=40, help="real runs per model and family")
+    parser.add_argument("--runs", type=int, default=12, help="real runs per model and family")
     given = parser.parse_args()
     found = tables(given.traces, given.runs)
     given.out.mkdir(parents=True, exist_ok=True)
