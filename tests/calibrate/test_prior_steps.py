@@ -256,3 +256,45 @@ def test_terms_are_grouped_as_intervals_move_them(tmp_path):
         for term, before in zip(moved, profile.data["step_time"]["terms"], strict=True):
             doubled = term["coefficient"] == pytest.approx(2 * before["coefficient"])
             assert doubled == (steps.group_of(term["factors"]) == name)
+
+
+# -- profiles of other forms -----------------------------------------------------------------------
+
+
+def written(folder, name, **changes):
+    """A copy of a shipped profile with parts changed."""
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps({**load_profile(name).data, **changes}))
+    return str(file)
+
+
+def test_profiles_with_other_terms_are_learned_from(tmp_path):
+    pytest.importorskip("scipy")
+    data = load_profile(QWEN).data
+    queue = [t for t in data["step_time"]["terms"] if steps.features_of(t["factors"]) & steps.QUEUE]
+    rest = [t for t in data["step_time"]["terms"] if t not in queue]
+    other = written(
+        tmp_path,
+        QWEN,
+        step_time={"unit": "us", "terms": rest},
+        early_eos={"probability": 0.01, "per_token": 1e-4},
+    )
+    learned = learn(measured_profiles([LLAMA, other]), shipped().spread)
+    # One profile without a cost of its queue halves the mean.
+    llama = load_profile(LLAMA).data
+    for term in learned.queue:
+        (own,) = [t for t in llama["step_time"]["terms"] if t["factors"] == term["factors"]]
+        assert term["coefficient"] == pytest.approx(own["coefficient"] / 2, rel=1e-5)
+    assert learned.early_eos["per_token"] >= 5e-5
+    document = build(
+        known_architecture("qwen-3-8b"), load_gpu("h200"), model_name="qwen-3-8b", learned=learned
+    )
+    assert document["early_eos"] == learned.early_eos
+
+
+def test_a_load_that_cannot_be_scaled_is_told(tmp_path):
+    pytest.importorskip("scipy")
+    loads = json.loads(json.dumps(load_profile(QWEN).data["load_time"]))
+    loads["memory"].append({"coefficient": 1.0, "factors": ["max_loras"], "why": "new"})
+    with pytest.raises(ValueError, match=r"load_time.memory of qwen.*\['max_loras'\].*learn.py"):
+        learn(measured_profiles([LLAMA, written(tmp_path, QWEN, load_time=loads)]))
