@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytwin.config import LORA_RANKS
 from pytwin.errors import ConfigError
+from pytwin.sweep.designs import draw
 from pytwin.sweep.keys import KEYS, Key
-from pytwin.sweep.spec import Law, Random, SweepSpec, part_rows, seed_values
+from pytwin.sweep.spec import Random, SweepSpec, part_rows, seed_values
 from pytwin.sweep.where import Where
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class _RandomPoints(Axis):
         self.size = random.n
         self.names = tuple(random.ranges)
         self._columns = [
-            (KEYS[name], law, _draw(law, _uniforms(random.seed, name, random.n)))
-            for name, law in random.ranges.items()
+            (KEYS[name], law, draw(random, name)) for name, law in random.ranges.items()
         ]
 
     def put(self, index: int, row: Row) -> None:
@@ -90,34 +89,6 @@ class _RandomPoints(Axis):
     def values_of(self, name: str) -> set[Any]:
         drawn = next(column for column in self._columns if column[0].name == name)
         return set(drawn[1].values or drawn[2].tolist())
-
-
-def _uniforms(seed: int, name: str, count: int) -> NDArray[np.float64]:
-    """`count` numbers of [0, 1): Philox keyed by seed and name.
-
-    Taken from the raw stream, which numpy keeps stable over versions as it does not its
-    distributions (NEP 19).
-    """
-    import numpy as np
-
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    raw = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
-    uniforms: NDArray[np.float64] = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniforms
-
-
-def _draw(law: Law, uniforms: NDArray[np.float64]) -> NDArray[Any]:
-    import numpy as np
-
-    if law.values is not None:
-        return np.minimum(uniforms * len(law.values), len(law.values) - 1).astype(np.int64)
-    low, high = law.bounds
-    if law.law == "integer":
-        count = high - low + 1
-        return (low + np.minimum(np.floor(uniforms * count), count - 1)).astype(np.int64)
-    if law.law == "log":
-        return np.exp(math.log(low) + uniforms * (math.log(high) - math.log(low)))
-    return low + uniforms * (high - low)
 
 
 def _as_kind(key: Key, value: float) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytwin import _core
 
 # The modules that turn a specification into the core's documents, and its answers into a frame.
-_PYTHON = (
+MODULES = (
     "catalog.py",
     "config.py",
     "simulation.py",
@@ -21,6 +21,7 @@ _PYTHON = (
     "sweep/where.py",
     "workload/*.py",
 )
+"""As patterns under the package's directory."""
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +31,7 @@ def code_digests() -> dict[str, str]:
     A core that was built anew has the version of the old one: only its content tells them apart.
     """
     package = Path(__file__).resolve().parents[1]
-    files = sorted(path for pattern in _PYTHON for path in package.glob(pattern))
+    files = sorted(path for pattern in MODULES for path in package.glob(pattern))
     python = hashlib.sha256()
     for path in files:
         python.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())

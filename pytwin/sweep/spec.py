@@ -102,9 +102,14 @@ class Law(_Strict):
 
 
 class Random(_Strict):
-    """`n` points; each key has a random stream of its own, made from `seed` and its name."""
+    """`n` points; each key has a random stream of its own, made from `seed` and its name.
+
+    Points are independent, or with `method: latin` a Latin hypercube: of n equal slices of each
+    key's range, each holds one point.
+    """
 
     n: int = Field(ge=1, le=10_000_000)
+    method: Literal["independent", "latin"] = "independent"
     seed: int = Field(default=0, ge=0)
     ranges: dict[str, Law] = Field(min_length=1)
 

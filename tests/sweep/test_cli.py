@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,6 +185,21 @@ def test_a_full_disk(
     whole = parts(tmp_path / "whole")
     assert len(kept) < len(whole)
     assert all(whole[name] == content for name, content in kept.items())
+
+
+def test_nobody_hears_what_is_said(
+    document: dict[str, Any], spec_file: Write, sweep_cli: Cli, tmp_path: Path, parts: Parts
+) -> None:
+    """`2>/dev/full`: a log that cannot be written costs the log, not the sweep."""
+    spec = spec_file(document)
+    assert sweep_cli(spec, "-o", tmp_path / "heard").returncode == 0
+    shell = f'{sys.executable} -m pytwin.sweep "$@" 2>/dev/full'
+    for resume in ([], ["--resume"]):
+        command = ["sh", "-c", shell, "sh", spec, "-o", tmp_path / "unheard", *resume]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "ok              28" in done.stdout
+    assert parts(tmp_path / "unheard") == parts(tmp_path / "heard")
 
 
 @pytest.mark.slow

@@ -179,6 +179,28 @@ def test_random_designs_stay_in_their_ranges(seed: int, n: int) -> None:
         assert row["ranks"] in ([8], [16, 32])
 
 
+@given(st.integers(0, 2**32), st.integers(1, 60))
+def test_a_latin_hypercube_has_one_point_in_each_slice(seed: int, n: int) -> None:
+    ranges = {
+        "duration_s": {"law": "uniform", "low": 10, "high": 10 + n},
+        "burstiness": {"law": "uniform", "low": 10, "high": 10 + n},
+        "max_loras": {"law": "integer", "low": 1, "high": n},
+        "max_num_seqs": {"law": "choice", "values": list(range(1, n + 1))},
+    }
+    random = {"n": n, "seed": seed, "method": "latin", "ranges": ranges}
+    found = rows({"random": random})
+    for name in ("duration_s", "burstiness"):
+        # Slices are one wide; at their very ends the last bit may fall to either side.
+        for place, value in enumerate(sorted(row[name] for row in found)):
+            assert 10 + place - 1e-9 <= value <= 11 + place + 1e-9
+    for name in ("max_loras", "max_num_seqs"):
+        assert sorted(row[name] for row in found) == list(range(1, n + 1))
+    alone = rows({"random": random | {"ranges": {"burstiness": ranges["burstiness"]}}})
+    assert [row["burstiness"] for row in alone] == [row["burstiness"] for row in found]
+    if n > 20:
+        assert [row["duration_s"] for row in found] != [row["burstiness"] for row in found]
+
+
 def test_a_random_key_keeps_its_values_when_others_join() -> None:
     slots = {"max_loras": {"law": "integer", "low": 1, "high": 1000}}
     more = slots | {"served_adapters": {"law": "integer", "low": 1, "high": 1000}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import multiprocessing
@@ -17,8 +18,10 @@ import polars as pl
 import pytest
 
 import pytwin.sweep
+from pytwin import _core
 from pytwin.errors import DataError
-from pytwin.sweep import SweepResult, parse_spec, run_sweep
+from pytwin.sweep import SweepResult, fingerprint, parse_spec, run_sweep
+from pytwin.sweep.fingerprint import code_digests
 from pytwin.sweep.lock import DirectoryLock
 from pytwin.sweep.manifest import ChangedError
 
@@ -185,6 +188,47 @@ def test_another_version_is_refused(
         run(document, finished, resume=True)
 
 
+@pytest.mark.parametrize("name", ["core", "python"])
+def test_other_code_under_the_same_version_is_refused(
+    document: dict[str, Any],
+    finished: Path,
+    parts: Parts,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """A core that was built anew, or a module that was changed: versions do not tell."""
+    before = parts(finished)
+    (finished / "part-000001.parquet").unlink()
+    changed = code_digests() | {name: "0123"}
+    monkeypatch.setattr("pytwin.sweep.manifest.code_digests", lambda: changed)
+    with pytest.raises(ChangedError, match=rf"another code\.{name} \(.* there, .*0123.* here\)"):
+        run(document, finished, resume=True)
+    monkeypatch.undo()
+    run(document, finished, resume=True)
+    assert parts(finished) == before
+
+
+def test_the_code_digests_are_of_the_code() -> None:
+    core = hashlib.sha256(Path(_core.__file__).read_bytes()).hexdigest()
+    assert code_digests()["core"] == core
+    package = Path(pytwin.sweep.__file__).parents[1]
+    # Each pattern of the list leads somewhere: a module that is moved must not drop out.
+    for pattern in fingerprint.MODULES:
+        assert list(package.glob(pattern)), pattern
+
+
+def test_a_manifest_of_before_can_be_read_but_not_gone_on_with(
+    document: dict[str, Any], finished: Path
+) -> None:
+    path = finished / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["code"]
+    path.write_text(json.dumps(manifest))
+    assert pytwin.sweep.open(finished).collect().height == 28
+    with pytest.raises(ChangedError, match=r"another code\.core \(nothing there"):
+        run(document, finished, resume=True)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("", "damaged"), ("{}", "damaged"), ('{"schema": 99}', "schema 99"), ("\x00", "damaged")],
@@ -292,30 +336,37 @@ def test_a_lock_left_behind_is_taken_over(
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_to_the_same_bytes(
-    slow_document: dict[str, Any],
+    document: dict[str, Any],
     spec_file: Callable[[dict[str, Any]], Path],
     start_sweep: Callable[..., Any],
     tmp_path: Path,
     parts: Parts,
 ) -> None:
-    spec = spec_file(slow_document)
+    """Many small parts: the moments fall into files being written as often as into simulation."""
+    many = document | {"seeds": 12, "part_rows": 2}
+    spec = spec_file(many)
     expected = tmp_path / "expected"
-    total = run(slow_document, expected).new_parts
+    total = run(many, expected).new_parts
+    whole = parts(expected)
     directory = tmp_path / "killed"
     moments = random.Random(20)  # noqa: S311
-    kills = 0
-    for _ in range(4):
+    kills = inside = 0
+    while kills < 12:
+        before = len(parts(directory))
         process = start_sweep(spec, "-o", directory, "--resume")
-        wanted = min(len(parts(directory)) + moments.randrange(3), total - 1)
         # Past a part, or in the middle of starting up: wherever the moment falls.
+        wanted = min(before + moments.choice((0, 1, 1, 5, 8)), total - 1)
         while process.poll() is None and len(parts(directory)) < wanted:
-            time.sleep(0.005)
-        time.sleep(moments.random() * 0.4)
+            time.sleep(0.002)
+        time.sleep(moments.random() * 0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
-        for name, content in parts(directory).items():
-            assert content == parts(expected)[name]
-    assert kills > 0
-    run(slow_document, directory, resume=True)
-    assert parts(directory) == parts(expected)
+        kept = parts(directory)
+        inside += before < len(kept) < total
+        assert all(whole[name] == content for name, content in kept.items())
+        if len(kept) == total:
+            shutil.rmtree(directory)  # it was quicker than the kill: once more from the start
+    assert inside > 0
+    run(many, directory, resume=True)
+    assert parts(directory) == whole
