@@ -16,7 +16,7 @@ OUT ?= out
 RUST_SOURCES := $(shell find twin_core -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
 .PHONY: help setup dev demo test test-rust test-python lint conformance conformance-latest validate \
-	calibrate bench bench-grid wheel docs lock clean
+	calibrate calibrate-cpu bench bench-grid wheel docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
@@ -55,10 +55,14 @@ conformance-latest: dev ## the newest vLLM that pip finds: reported, never faili
 validate: setup ## long: the twin against the real runs in TRACES
 	mkdir -p $(OUT)
 	$(BIN)/pytwin validate --traces $(TRACES) --families dt_real,ml_test --condition arrivals \
-	  --rows $(OUT)/validate-rows.parquet --out $(OUT)/validate.json
+	  --interval 0.9 --rows $(OUT)/validate-rows.parquet --out $(OUT)/validate.json
 
 calibrate: dev ## refit the shipped profiles from the traces in TRACES
 	$(BIN)/python -m calibration.refit --traces $(TRACES)
+
+calibrate-cpu: dev ## long: CPU vLLM and a tiny model, recorded, fitted and judged in OUT/calibrate-cpu
+	$(BIN)/python -m calibration.campaign --cpu -o $(OUT)/calibrate-cpu \
+	  --update experiments/cpu-campaign/README.md
 
 bench: dev ## long: speed case by case: the core alone, then `pt.simulate` and a sweep
 	cargo bench --locked --workspace

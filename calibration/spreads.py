@@ -112,7 +112,7 @@ def rest_spread(
 
     everyone = np.ones(len(real), dtype=bool)
     best = (0, level, 0.0)
-    for share in (*np.arange(level, min(level + 0.08, 0.995), 0.005),):
+    for share in (*np.arange(level, min(level + 0.045, 0.995), 0.005),):
         kept = np.zeros(len(real), dtype=bool)
         for group in np.unique(groups):
             own = groups == group
