@@ -128,6 +128,8 @@ def measure(bench: Bench, run: Run) -> str:
 def flags(bench: Bench, run: Run) -> list[str]:
     """What stands behind `vllm serve`, but for host and port."""
     words = [bench.model, "--served-model-name", "base", *bench.serve_flags]
+    if run.kv_blocks:
+        words += ["--num-gpu-blocks-override", str(run.kv_blocks)]
     if run.max_loras:
         words += ["--enable-lora", "--max-loras", str(run.max_loras)]
         words += ["--max-cpu-loras", str(run.max_cpu_loras or run.max_loras)]

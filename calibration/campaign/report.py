@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .plan import Run, total_s
 
 BEGIN, END = "<!-- campaign -->", "<!-- /campaign -->"
 Json = dict[str, Any]
+
+# What is shown of a comparison; the whole of it is in report.json.
+_SHOWN = (
+    "completed", "output_throughput", "total_token_throughput", "mean_ttft_ms", "median_ttft_ms",
+    "p99_ttft_ms", "mean_tpot_ms", "median_tpot_ms", "mean_itl_ms", "median_itl_ms",
+    "mean_e2el_ms", "mean_running", "mean_waiting", "preemptions", "lora_loads_disk",
+    "lora_loads_memory",
+)  # fmt: skip
+
+_ON_OFF = (
+    "The same load with and without it, as the client saw it (one run each; the machine's own "
+    "spread is in it):"
+)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -17,8 +31,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         return "(nothing)\n"
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(row.get(name)) for name in names) + " |")
+    lines += ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -33,18 +46,63 @@ def _cell(value: Any) -> str:
 def plan_table(plan: Sequence[Run], start_s: float) -> str:
     """The plan, and how long it takes."""
     rows = [
-        {"run": run.name, "minutes": round(run.load_s / 60, 1), "max_loras": run.max_loras,
-         "max_lora_rank": run.max_lora_rank, "adapters": run.adapters, "tells": run.tells}
+        {
+            "run": run.name,
+            "minutes": round(run.load_s / 60, 1),
+            "max_loras": run.max_loras,
+            "max_lora_rank": run.max_lora_rank if run.max_loras else None,
+            "adapters": run.adapters,
+            "requests": len(run.requests()),
+            "tells": run.tells,
+        }
         for run in plan
-    ]  # fmt: skip
+    ]
     total = total_s(plan, start_s) / 3600
     return table(rows) + f"\n{total:.1f} hours, {start_s:.0f} s per server start included\n"
 
 
 def markdown(found: Json, caption: str) -> str:
     """The whole report."""
-    return caption
+    parts = [
+        caption,
+        "### Runs",
+        table(found["runs"]),
+        "### Decisions: every recorded run replayed in the twin",
+        table(found["replay"]),
+        "### Step time: the fit, and the stretches of time that it did not see",
+        table(_errors(found["profile"].get("step_time", {}))),
+    ]
+    if found["profile"].get("load_time"):
+        parts += ["### Adapter loads", table(_errors(found["profile"]["load_time"]))]
+    for name, check in found["checks"].items():
+        rows = [row for row in check["end_to_end"] if row["metric"] in _SHOWN]
+        parts += [
+            f"### {name}: a run that was not fitted on, its arrivals simulated",
+            table(sorted(rows, key=lambda row: _SHOWN.index(row["metric"]))),
+            table([row for row in check["steps"] if row["steps"] in ("all", "decode", "prefill")]),
+        ]
+    parts += ["### What the recorder costs", table(found["recorder"])]
+    if found["on_off"]:
+        parts += [
+            _ON_OFF,
+            table(found["on_off"]),
+        ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _errors(kinds: Mapping[str, Mapping[str, Any]]) -> list[Json]:
+    return [{"kind": kind, **row} for kind, row in kinds.items()]
 
 
 def update(path: Path, text: str) -> None:
-    """Puts the text between the document's marks."""
+    """Puts the text between the document's marks.
+
+    Raises:
+        ValueError: the document has no such marks.
+    """
+    document = path.read_text()
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{path} has no marks: {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
