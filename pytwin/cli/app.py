@@ -46,6 +46,18 @@ _VERBS = (
         "Fit a profile to traces, and judge it.",
     ),
     (
+        "recommend",
+        "pytwin.cli.learn:recommend",
+        "cli/learn.py",
+        "How many adapters to serve, in how many slots, without starvation.",
+    ),
+    (
+        "learn",
+        "pytwin.cli.learn:app",
+        "cli/learn.py",
+        "Train interpretable models on a sweep.",
+    ),
+    (
         "record",
         "pytwin.cli.record:app",
         "cli/record.py",
