@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class Profile:
         """Settings of the measured server: the defaults of `EngineConfig`."""
         return dict(self.data.get("server", {}))
 
-    @property
+    @cached_property
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """Measured range of each feature; outside it a result is `extrapolated`."""
         return {name: (float(low), float(high)) for name, (low, high) in self._ranges().items()}
@@ -90,9 +91,10 @@ def load_profile(profile: str) -> Profile:
     ------
     ConfigError: neither a shipped name nor a readable profile of schema 1.
     """
-    shipped = _PROFILES / f"{profile}.json"
-    if "/" not in profile and shipped.is_file():
-        return _read_profile(shipped, shipped.stat().st_mtime_ns)
+    shipped = _shipped_path(profile)
+    if shipped is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return _read_profile(shipped, shipped.stat().st_mtime_ns)
     path = Path(profile)
     if path.suffix == ".json" or path.is_file():
         try:
@@ -106,6 +108,12 @@ def load_profile(profile: str) -> Profile:
         f"profile ({profile}) is unknown: {hint}shipped are {', '.join(names) or 'none'}; "
         "or give the path of a profile JSON"
     )
+
+
+@lru_cache(maxsize=64)
+def _shipped_path(profile: str) -> Path | None:
+    """Where a shipped profile of this name would lie: made once, as sweeps ask for each row."""
+    return None if "/" in profile else _PROFILES / f"{profile}.json"
 
 
 def _wrong_part(data: dict[str, Any]) -> str | None:

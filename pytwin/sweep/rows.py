@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pytwin import _core
 from pytwin.config import EngineConfig
 from pytwin.errors import PytwinError
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 Row = dict[str, Any]
+
+# Ten times as quick as `json`, and the same numbers.
+_JSON = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def prepare(twin: Twin, row: Row) -> Prepared:
         server = EngineConfig(**_given(row, ENGINE_KEYS))
         traffic = workload_from_values(**_given(row, WORKLOAD_KEYS))
         judged = _given(row, OBJECTIVE_KEYS)
-        document = twin.spec_json(server, traffic, seed=row["seed"], **judged)
+        document = _JSON.encode(twin.spec(server, traffic, seed=row["seed"], **judged)).decode()
     except PytwinError as error:
         return Prepared(error=str(error))
     except (ValueError, TypeError, ArithmeticError) as error:

@@ -15,6 +15,8 @@ MAX_TOKENS = 2**31 - 1
 
 def number(name: str, value: object) -> float:
     """A finite number."""
+    if type(value) is float and math.isfinite(value):  # nearly always: a sweep has millions
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise WorkloadError(f"{name} ({value!r}) must be a number")
     if not math.isfinite(value):
@@ -40,7 +42,9 @@ def non_negative(name: str, value: object) -> float:
 
 def whole(name: str, value: object, *, least: int, most: int = MAX_TOKENS) -> int:
     """A whole number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if type(value) is int:
+        checked = value
+    elif isinstance(value, bool) or not isinstance(value, SupportsIndex):
         if not (isinstance(value, float) and value.is_integer()):
             raise WorkloadError(f"{name} ({value!r}) must be a whole number")
         checked = int(value)
