@@ -58,7 +58,7 @@ class Profile:
     @property
     def is_prior(self) -> bool:
         """Made from shapes and data sheets (`pytwin calibrate prior`), never measured."""
-        return self.data.get("provenance", {}).get("kind") == "prior"
+        return bool(self.data.get("provenance", {}).get("kind") == "prior")
 
     @property
     def server(self) -> Mapping[str, Any]:
