@@ -60,9 +60,9 @@ class RecordedRun:
     Attributes
     ----------
     steps: columns of equal length, one entry per non-empty step: the cost model's step features,
-        and index, start_s, end_s, schedule_ms, execute_ms, update_ms, gap_ms (NaN where the engine went
-        idle), load_ms, loads_disk, loads_memory, duration_ms (without loads; NaN where it cannot
-        be told), host_ms (asynchronous only: work of one iteration).
+        and index, start_s, end_s, schedule_ms, execute_ms, update_ms, gap_ms (NaN where the engine
+        went idle), load_ms, loads_disk, loads_memory, duration_ms (without loads; NaN where it
+        cannot be told), host_ms (asynchronous only: work of one iteration).
     ranks: adapter -> rank, of the adapters whose load was seen.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,18 +14,20 @@ import numpy.typing as npt
 
 from pytwin.calibrate.recordings import frontend, law, library, loads, memory
 from pytwin.calibrate.recordings.columns import RecordedRun, read_run
-from pytwin.calibrate.recordings.judge import judge, spread, stretches
+from pytwin.calibrate.recordings.judge import judge, predicted_ms, spread, stretches
 from pytwin.calibrate.recordings.kinds import check_one_kind, common_settings
 from pytwin.calibrate.recordings.split import Split, split
 from pytwin.calibrate.terms import Component
 from pytwin.config import engine_defaults
 from pytwin.errors import DataError
+from pytwin.record.events import Gpu
 from pytwin.record.read import Torn, read_recording, recordings
 
 FloatArray = npt.NDArray[np.float64]
 
 # Fewer steps than this to fit on, and a law of several terms is a guess.
 MIN_FITTED_STEPS = 200
+_GPU_NAMES = re.compile(r"nvidia|tesla|instinct|radeon|gaudi|xpu|tpu", re.IGNORECASE)
 _LOAD_TERMS = {"load disk": "disk", "load memory": "memory"}
 
 
@@ -90,14 +93,9 @@ def fit(
     features = _together(runs)
     timed = ~np.isnan(features["duration_ms"])
     _check_size(runs, features, timed & parts.fitted)
-    step, host, left_out = _step_law(runs, features, parts)
-    extra = {
-        _LOAD_TERMS[entry.name]: float(value)
-        for entry, value in zip(step.components, step.coefficients, strict=True)
-        if entry.name in _LOAD_TERMS
-    }
     first = runs[0]
-    terms = _merged(step, None if first.asynchronous else host)
+    whole = _law(runs, features, parts)
+    terms, extra, left_out, tail = whole.terms, whole.extra, whole.left_out, whole.tail
     settings, differ = common_settings(runs)
     usual = engine_defaults(first.engine_version, 0.0)["gpu_memory_utilization"]
     # Stated in the profile in any case: the memory section holds for this share.
@@ -144,7 +142,7 @@ def fit(
         "frontend": front.document,
         "host": {
             "unit": "us",
-            "async_schedule": host.terms() if host and first.asynchronous else [],
+            "async_schedule": whole.host,
         },
         "memory": kept.document,
         "ranges": ranges,
@@ -152,7 +150,8 @@ def fit(
             "step_time": judged,
             "load_time": load.errors,
             "frontend": front.errors,
-            "outlier_share_percent": round(100 * step.outlier_share, 2),
+            "tail_factor": round(tail.factor, 4),
+            "accident_share_percent": round(100 * tail.accident_share, 2),
         },
         "residual_spread": spread(terms, extra, features, parts),
         "uncertainty": _uncertainty(runs, features, parts, terms, extra),
@@ -194,13 +193,49 @@ def _check_size(
             )
 
 
+@dataclass(frozen=True)
+class _Law:
+    """A step's cost: terms of a profile, what loads add (ms, by source), what was left out.
+
+    host: terms of an iteration's host time under asynchronous scheduling.
+    """
+
+    terms: list[dict[str, Any]]
+    extra: dict[str, float]
+    host: list[dict[str, Any]]
+    left_out: dict[str, str]
+    tail: law.Tail
+
+
+def _law(runs: Sequence[RecordedRun], features: dict[str, FloatArray], parts: Split) -> _Law:
+    """The law of the rows that are not held out, its mean that of recurring disturbances."""
+    step, host, left_out = _step_law(runs, features, parts)
+    asynchronous = runs[0].asynchronous
+    extra = {
+        _LOAD_TERMS[entry.name]: float(value)
+        for entry, value in zip(step.components, step.coefficients, strict=True)
+        if entry.name in _LOAD_TERMS
+    }
+    terms = _merged(step, None if asynchronous else host)
+    measured = features["duration_ms"]
+    rows = parts.fitted & ~np.isnan(measured) & (measured > 0)
+    predicted = predicted_ms(terms, extra, features)
+    tail = law.tail(predicted[rows], measured[rows], parts.block[rows] + 100 * parts.run[rows])
+    for term in terms:
+        term["coefficient"] = float(f"{term['coefficient'] * tail.factor:.6g}")
+    ahead = host.terms() if host is not None and asynchronous else []
+    return _Law(terms, extra, ahead, left_out, tail)
+
+
 def _step_law(
     runs: Sequence[RecordedRun], features: dict[str, FloatArray], parts: Split
 ) -> tuple[law.Fitted, law.Fitted | None, dict[str, str]]:
     """The execution's law and the host's (of an iteration ahead, under async scheduling)."""
     asynchronous = runs[0].asynchronous
     target = features["duration_ms"] if asynchronous else features["execute_ms"]
-    wanted = library.step_candidates(_graph_tokens(runs[0])) + library.extra_load_candidates()
+    wanted = library.step_candidates(_graph_tokens(runs[0]))
+    if _on_gpu(runs[0]):
+        wanted += library.extra_load_candidates()
     step, left_out = _one_law(wanted, features, target, parts)
     if asynchronous:
         host_target, host_wanted = features["host_ms"], library.async_candidates()
@@ -233,12 +268,19 @@ def _one_law(
 def _graph_tokens(run: RecordedRun) -> int | None:
     """The largest CUDA graph; None where none is used."""
     server, model = run.recording.header.server, run.recording.header.model
-    worker = run.recording.worker
     if model.get("enforce_eager") or str(server.get("cudagraph_mode")) == "NONE":
         return None
-    if worker is None or "cpu" in worker.device.lower():
+    if not _on_gpu(run):
         return None
     return int(server.get("max_cudagraph_capture_size") or library.GRAPH_TOKENS)
+
+
+def _on_gpu(run: RecordedRun) -> bool:
+    """Whether steps ran on a device of its own, where copies go on after the call ends."""
+    worker = run.recording.worker
+    return bool(run.recording.of(Gpu)) or (
+        worker is not None and _GPU_NAMES.search(worker.device) is not None
+    )
 
 
 def _merged(step: law.Fitted, host: law.Fitted | None) -> list[dict[str, Any]]:
@@ -249,7 +291,7 @@ def _merged(step: law.Fitted, host: law.Fitted | None) -> list[dict[str, Any]]:
             continue
         keep = [i for i, entry in enumerate(fitted.components) if entry.name not in _LOAD_TERMS]
         chosen = law.Fitted(
-            tuple(fitted.components[i] for i in keep), fitted.coefficients[keep], (), 0.0
+            tuple(fitted.components[i] for i in keep), fitted.coefficients[keep], ()
         )
         parts += chosen.terms()
     merged: dict[str, dict[str, Any]] = {}
@@ -316,9 +358,8 @@ def _uncertainty(
             if int((others & ~np.isnan(features["duration_ms"])).sum()) < MIN_FITTED_STEPS:
                 continue
             split_i = Split(parts.run, parts.block, ~others, ())
-            step, host, _ = _step_law(runs, features, split_i)
-            law_i = _merged(step, None if runs[0].asynchronous else host)
-            ratios.append(stretches(law_i, extra, features, parts.run, ~others)[0])
+            other = _law(runs, features, split_i)
+            ratios.append(stretches(other.terms, other.extra, features, parts.run, ~others)[0])
         method = f"total step time of each of {len(runs)} runs by a law of the others"
         sd = float(np.sqrt(np.mean(np.square(ratios)))) if ratios else 0.0
     else:

@@ -26,6 +26,7 @@ MIN_VALUES = 2
 MIN_CONFIG_VALUES = 3
 _BENDS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _ANY_PROMPT: Factor = {"of": "prefill_tokens", "positive": True}
+_ACTIVE: Factor = {"of": "adapters", "at_most": 1}
 # The largest CUDA graph that vLLM captures when nothing else is said.
 GRAPH_TOKENS = 512
 
@@ -66,7 +67,11 @@ def step_candidates(graph_tokens: int | None) -> list[Component]:
             )
             for bend in (64, 256, 1024)
         ),
-        component("active", "first adapter of a batch", {"of": "adapters", "at_most": 1}),
+        component("active", "first adapter of a batch", _ACTIVE),
+        component("active tokens", "LoRA kernels: any adapter, every token", _ACTIVE, "tokens"),
+        component("active prefill", "LoRA kernels: any adapter, every prompt token", _ACTIVE,
+                  "prefill_tokens"),
+        component("active seqs", "LoRA kernels: any adapter, every request", _ACTIVE, "seqs"),
         component("adapters", "kernels of an active adapter", "adapters"),
         component("lora seqs", "LoRA work per request with an adapter", "lora_seqs"),
         component("adapters tokens", "an active adapter, per token", "adapters", "tokens"),
