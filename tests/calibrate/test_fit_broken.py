@@ -211,6 +211,25 @@ def test_without_a_client_the_way_out_is_unknown_and_said_so(copy):
     assert result.document["errors"]["frontend"]["client"] == "server"
 
 
+def test_without_a_client_the_api_servers_account_stands_in(copy):
+    full = fit(read_runs([copy]), model="m", gpu="g").document["frontend"]
+    document = json.loads((copy / "client.json").read_text())
+    (copy / "client.json").unlink()
+    rows: list[dict[str, Any]] = [{"e": "file", "format": 1, "run": "x", "t": 1000.0}]
+    for row in document["requests"]:
+        first, last = row["token_times"][0] - row["sent"], row["token_times"][-1] - row["sent"]
+        made = len(row["token_times"])
+        times = {"t": row["token_times"][-1], "ttft": first, "e2e": last}
+        rows.append({"e": "served", "id": row["id"], "out": made, **times})
+    (copy / "frontend-77.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    result = fit(read_runs([copy]), model="m", gpu="g")
+    said = "\n".join(result.remarks)
+    assert "requests are timed at the API server" in said
+    assert "the way between client and API server is not in it" in said
+    for found, known in zip(result.document["frontend"]["egress"], full["egress"], strict=True):
+        assert found["coefficient"] == pytest.approx(known["coefficient"], rel=0.02)
+
+
 def test_a_clients_file_that_is_broken(copy):
     (copy / "client.json").write_text('{"requests": [')
     assert "client.json is not JSON" in complaint([copy])

@@ -2,7 +2,8 @@
 
 `client.json` beside a recording (or beside its directory) is either a timed client's (`requests`:
 id, sent, token_times, in seconds of the machine's monotonic clock) or what `vllm bench serve
---save-detailed` wrote (`start_times`, `ttfts`, `itls`, whose clock is the same on Linux).
+--save-detailed` wrote (`start_times`, `ttfts`, `itls`, whose clock is the same on Linux). Where
+there is none, the API server's own account stands in: first and last token of each request.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytwin.errors import DataError
-from pytwin.record.events import Req
+from pytwin.record.events import Req, Served
 from pytwin.record.read import Recording
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,7 +40,10 @@ class ClientRequest:
 
 @dataclass(frozen=True)
 class Client:
-    """A client's view. kind: timed, or bench (vllm bench serve); requests by the server's id."""
+    """A client's view; requests by the server's id.
+
+    kind: timed, bench (vllm bench serve), or api (the API server's, of first and last tokens).
+    """
 
     kind: str
     requests: Mapping[str, ClientRequest]
@@ -56,7 +60,9 @@ def read_client(recording: Recording) -> tuple[Client | None, list[str]]:
     """
     path = _beside(recording.path)
     if path is None:
-        return None, [f"{recording.name} has no client.json: the front end is timed at the server"]
+        served = _served(recording)
+        where = "the engine" if served is None else "the API server"
+        return served, [f"{recording.name} has no client.json: requests are timed at {where}"]
     document = load_json(path)
     if "start_times" in document:
         client, remark = _bench(recording, document)
@@ -91,6 +97,20 @@ def _beside(directory: Path) -> Path | None:
         any(other.glob("*.jsonl")) for other in directory.parent.iterdir() if other.is_dir()
     )
     return above if above.is_file() and alone == 1 else None
+
+
+def _served(recording: Recording) -> Client | None:
+    """From frontend-PID.jsonl: latencies since the request's arrival at the API server."""
+    header = recording.header
+    arrival = {r.id: r.arrival - header.unix + header.t for r in recording.of(Req)}
+    found = {}
+    for served in recording.of(Served):
+        begun = arrival.get(served.id)
+        if begun is None or served.ttft is None:
+            continue
+        times = [begun + served.ttft, begun + served.e2e][: max(served.out, 1)]
+        found[served.id] = ClientRequest(begun, np.array(times))
+    return Client("api", found) if found else None
 
 
 def load_json(path: Path) -> dict[str, Any]:

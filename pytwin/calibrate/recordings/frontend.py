@@ -51,6 +51,8 @@ def fit(runs: Sequence[RecordedRun], split: Split, features: dict[str, FloatArra
         )
     if kind == "server":
         remarks.append("no client's times: ingress is from the API server, egress unknown (0)")
+    elif kind == "api":
+        remarks.append("no client's times: the way between client and API server is not in it")
     rows = [(i, request, lo, hi) for i in used for request, lo, hi in _intervals(runs[i])]
     fitted = [row for row in rows if not split.held_out[_row(split, runs, row[0], row[1])]]
     document: dict[str, Any] = {"unit": "us", "ingress": [], "egress": [], "first_request": []}
@@ -83,6 +85,7 @@ def fit(runs: Sequence[RecordedRun], split: Split, features: dict[str, FloatArra
 _WAY = {
     "timed": "from the client's send",
     "bench": "HTTP, tokenizer",
+    "api": "from the API server",
     "server": "from the API server",
 }
 
@@ -194,15 +197,24 @@ def step_egress_ms(run: RecordedRun) -> FloatArray:
             if first + tokens < request.prompt_tokens + nth:
                 continue
             made[rid] = nth + 1
-            times = request.token_times_s
-            # Merged tokens leave gaps in the list: then only the first one is certain.
-            if times is None or nth >= len(times):
-                continue
-            if nth == 0 or len(times) == request.output_tokens:
-                total[place] += times[nth] - end
+            seen = _seen_s(request, nth)
+            if seen is not None:
+                total[place] += seen - end
                 count[place] += 1
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(1e3 * total / count, dtype=np.float64)
+
+
+def _seen_s(request: Request, nth: int) -> float | None:
+    """When the client had the nth token; of merged tokens only the first and last are certain."""
+    times = request.token_times_s
+    if times is None or not len(times):
+        return None
+    if len(times) == request.output_tokens:
+        return float(times[nth]) if nth < len(times) else None
+    if nth == 0:
+        return float(times[0])
+    return float(times[-1]) if nth == request.output_tokens - 1 else None
 
 
 def _term(milliseconds: float, factors: list[Any], why: str) -> dict[str, Any]:
