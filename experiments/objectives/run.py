@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ SERVED = 48
 DURATION_S = 300.0
 # From nobody misses to everybody does: slots, and the adapters' rates (req/s, cycled).
 SLOTS = (8, 12, 16, 24, 32)
-RATES_RPS = ([0.1, 0.05, 0.025], [0.2, 0.1, 0.05], [0.3, 0.15, 0.05], [0.8, 0.1, 0.02])
+SHARES = ([0.2, 0.1, 0.05], [0.3, 0.02, 0.02])
+SCALES = (0.3, 0.45, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.6, 3.4)
 SEEDS = 8
 DRAWS = 24
-FRESH_SEEDS = range(1000, 1024)
+FRESH_SEEDS = range(1000, 1008)
 EVENTS = {
     "ttft_miss": "mean TTFT above 1,000 ms",
     "tpot_miss": "mean TPOT above 30 ms",
@@ -89,7 +91,8 @@ def judge(truth: Truth, profile: Profile, folder: Path) -> pl.DataFrame:
     """One row per configuration, fresh run and adapter: forecasts, and what happened."""
     rng = np.random.default_rng(11)
     parts = []
-    for configuration, (slots, rates) in enumerate((s, r) for s in SLOTS for r in RATES_RPS):
+    for configuration, (slots, shares, scale) in enumerate(product(SLOTS, SHARES, SCALES)):
+        rates = [share * scale for share in shares]
         fleet = pt.adapters(SERVED, rates_rps=rates, ranks=[8, 16])
         traffic = pt.Workload.poisson(adapters=fleet, duration_s=DURATION_S)
         server = pt.EngineConfig(

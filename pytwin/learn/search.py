@@ -11,8 +11,7 @@ from pytwin.learn.bundle import Bundle
 from pytwin.learn.describe import Describer, Setting
 from pytwin.learn.question import Question
 from pytwin.simulation import Twin
-from pytwin.uncertainty import Prediction, predict
-from pytwin.uncertainty.predict import usable_cores
+from pytwin.uncertainty import Prediction, predict, usable_cores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from pytwin.uncertainty.factors import (
 )
 from pytwin.uncertainty.intervals import Law, law_of
 from pytwin.uncertainty.objectives import brier, reliability
-from pytwin.uncertainty.predict import Prediction, predict, rows_of, usable_cores
+from pytwin.uncertainty.prediction import Prediction, predict, rows_of, usable_cores
 
 __all__ = [
     "FACTORS",

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pytwin.catalog import Profile
@@ -116,6 +117,12 @@ def perturbed(profile: Profile, scales: Mapping[str, float]) -> Profile:
             raise ConfigError(f"scale ({scale}) of {name} must be a positive number")
     if all(scale == 1 for scale in scales.values()):
         return profile
+    return _perturbed(profile, tuple(sorted(scales.items())))
+
+
+@lru_cache(maxsize=512)  # a validation asks for the same few dozen for every run
+def _perturbed(profile: Profile, settings: tuple[tuple[str, float], ...]) -> Profile:
+    scales = dict(settings)
     data = copy.deepcopy(dict(profile.data))
     data.pop("uncertainty", None)
     every = scales.get("step_time", 1.0)
