@@ -1,6 +1,7 @@
 """vLLM's own scheduler and LoRA caches, without a model, followed by the plug-in.
 
-python lite_engine.py SOURCES < cases: one materialised case a line; each becomes a recording.
+python lite_engine.py SOURCES RUNNER < cases: one materialised case a line; each is recorded.
+RUNNER 2 makes the scheduler label resumed requests as for vLLM's second model runner.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 from pytwin.record import plugin, worker_tap
 
 
-def main(sources: Path) -> None:
-    from pytwin.conformance.reference import engine, lora
+def main(sources: Path, runner: str) -> None:
+    from pytwin.conformance.reference import engine, lora, settings
+    from pytwin.conformance.reference import release as releases
     from pytwin.conformance.reference.release import load_release
 
     taps: list[Any] = worker_tap._current
@@ -50,6 +52,12 @@ def main(sources: Path) -> None:
             if output.total_num_scheduled_tokens:
                 taps[-1].executed(output, t, time.monotonic() - t, True)
 
+    def vllm_config(config: Any) -> Any:
+        made = settings.vllm_config(config)
+        made.use_v2_model_runner = runner == "2"
+        return made
+
+    releases.vllm_config = vllm_config
     engine.LoRAWorker = Worker  # type: ignore[misc]
     release = load_release(sources)
     plugin.register()  # after the harness's own import hook
@@ -62,4 +70,4 @@ def main(sources: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

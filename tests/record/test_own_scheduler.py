@@ -25,8 +25,8 @@ PRESETS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["1", "2"], ids=["first runner", "second runner"])
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One recording per preset, by one process."""
     try:
         sources = vllm_sources(VERSION.wheel)
@@ -39,7 +39,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTWIN_RECORD")}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(sources)],
+        [sys.executable, str(SCRIPT), str(sources), request.param],
         input="".join(json.dumps(case) + "\n" for case in cases),
         capture_output=True, text=True, check=False,
         env=environment | {"PYTWIN_RECORD": str(directory), "PYTHONHASHSEED": "0"},
