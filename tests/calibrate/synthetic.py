@@ -80,6 +80,7 @@ def record(
     asynchronous: bool = False,
     header: dict[str, Any] | None = None,
     client: str | None = "timed",
+    gpu: bool = False,
     **config: Any,
 ) -> Path:
     """Write a recording into `directory` and return it."""
@@ -106,7 +107,7 @@ def record(
     directory.mkdir(parents=True)
     _write(directory / "steps.jsonl", [top, *steps, *end])
     _write(directory / "requests.jsonl", mark + [{**r, "e": "req"} for r in engine] + end)
-    _write(directory / "worker.jsonl", mark + _worker(made) + end)
+    _write(directory / "worker.jsonl", mark + _worker(made, gpu) + end)
     if client is not None:
         document = _timed(made, arrivals, known, truth)
         if client == "bench":
@@ -177,7 +178,7 @@ def _times(
             clock.now = t1
             clock.in_flight.append({
                 "e": "step", "i": entry["i"], "t0": t0, "t1": t1, "end": start + work,
-                "host": host, "loads": loads, "batch": batch, "added": entry["added"],
+                "host": host, "loads": loads, "work": work, "batch": batch, "added": entry["added"],
                 "sched": entry["scheduled"], "tokens": entry["total_tokens"],
                 "preempted": entry["preempted"], "nrun": len(entry["running"]),
                 "nwait": len(entry["waiting"]), "free": entry["free_blocks"],
@@ -223,7 +224,7 @@ def _seen(
     return rows
 
 
-def _worker(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _worker(made: list[dict[str, Any]], gpu: bool) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     for number, step in enumerate(made):
         for kind, who, rank, took, slot in step["loads"]:
@@ -233,6 +234,8 @@ def _worker(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "e": "exec", "k": number, "t": step["t1"], "dt": 0.0, "tokens": step["tokens"],
             "reqs": len(step["sched"]), "lora_order": step["lora_order"], "step": step["i"],
         })  # fmt: skip
+        if gpu:
+            events.append({"e": "gpu", "k": number, "dt": step["work"]})
     return events
 
 

@@ -136,6 +136,16 @@ def test_a_recording_with_aborts_and_a_sudden_end(exact, tmp_path):
     assert abs(found["mean_tpot_ms"]["error_percent"]) < 3
 
 
+def test_a_recording_of_another_model_is_said_so(exact, tmp_path):
+    profile, other = exact
+    named = Path(shutil.copytree(other, tmp_path / "named"))
+    lines = (named / "steps.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"model": {"name": "org/another"}}
+    (named / "steps.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    remarks = check(profile, named)["remarks"]
+    assert "the recording is of model another, the profile of m" in remarks
+
+
 def test_a_recording_without_a_client_is_timed_at_the_engine(exact, tmp_path):
     profile, other = exact
     alone = Path(shutil.copytree(other, tmp_path / "alone"))

@@ -12,6 +12,7 @@ from pytwin.calibrate.recordings import fit, read_runs
 from pytwin.calibrate.recordings.judge import predicted_ms
 from pytwin.calibrate.terms import evaluate
 from pytwin.catalog import load_profile
+from pytwin.errors import PytwinError
 from tests.calibrate.synthetic import CONFIG, Truth, batch_of, record
 
 pytest.importorskip("scipy")
@@ -66,6 +67,22 @@ def test_without_noise_every_coefficient_is_found(tmp_path, asynchronous):
     # Known to within the stretch of time in which no request tells more.
     ingress = coefficients(document["frontend"]["ingress"])["[]"]
     assert ingress == pytest.approx(truth.ingress, abs=0.3)
+
+
+def test_a_server_whose_host_is_never_waited_for(tmp_path):
+    # The host takes longer than the device: updates say nothing of executions, its events do.
+    truth = Truth(base=5.0, host=30.0)
+    kind = {"truth": truth, "asynchronous": True, "requests": 200}
+    runs = read_runs([record(tmp_path / "run", gpu=True, **kind)])
+    document = fit(runs, model="m", gpu="g").document
+    ahead = coefficients(document["host"]["async_schedule"])
+    assert ahead == pytest.approx({"[]": 30.0, '["seqs"]': truth.host_seqs}, rel=1e-3)
+    found = coefficients(document["step_time"]["terms"])
+    assert found["[]"] == pytest.approx(truth.base, rel=1e-3)
+    assert found['["tokens"]'] == pytest.approx(truth.tokens, rel=1e-3)
+    blind = record(tmp_path / "blind", **kind)
+    with pytest.raises(PytwinError, match="timed steps to fit on"):
+        fit(read_runs([blind]), model="m", gpu="g")
 
 
 def test_through_noise_the_law_is_found(fitted, noisy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytwin.calibrate.check.recorded import measured_of, server_of
 from pytwin.calibrate.check.steps import load_errors, step_errors
 from pytwin.calibrate.recordings.columns import RecordedRun
 from pytwin.calibrate.recordings.fit import read_runs
+from pytwin.calibrate.recordings.kinds import device_name
 from pytwin.catalog import load_profile
 from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError, DataError
@@ -72,6 +74,7 @@ def _recorded(profile: str, path: Path, changed: dict[str, Any], torn: Torn) -> 
     if changed:
         server = server.replace(**changed)
     found = compare(server, measured_of(run), own_kv=True)
+    found = replace(found, remarks=(*_another_server(data, run), *found.remarks))
     return {
         "profile": load_profile(profile).name,
         "target": str(path),
@@ -108,6 +111,18 @@ def _end_to_end(found: Comparison) -> dict[str, Any]:
         "extrapolated": found.extrapolated,
         "remarks": list(found.remarks),
     }
+
+
+def _another_server(data: Mapping[str, Any], run: RecordedRun) -> list[str]:
+    """Where the recording names another model or device than the profile."""
+    model = str(run.recording.header.model.get("name") or "").rsplit("/", 1)[-1]
+    device = device_name(run)
+    remarks = []
+    if model and model != data["model"]:
+        remarks.append(f"the recording is of model {model}, the profile of {data['model']}")
+    if device and device != data.get("gpu"):
+        remarks.append(f"the recording is of {device}, the profile of {data.get('gpu')}")
+    return remarks
 
 
 def _fitted_on(data: Mapping[str, Any], run: RecordedRun) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pytwin.calibrate.recordings import frontend, law, library, loads, memory
 from pytwin.calibrate.recordings.columns import RecordedRun, read_run
 from pytwin.calibrate.recordings.judge import judge, predicted_ms, spread, stretches
-from pytwin.calibrate.recordings.kinds import check_one_kind, common_settings
+from pytwin.calibrate.recordings.kinds import check_one_kind, common_settings, device_name
 from pytwin.calibrate.recordings.split import Split, split
 from pytwin.calibrate.terms import Component
 from pytwin.config import engine_defaults
@@ -111,7 +111,7 @@ def fit(
     ranges, constants = _ranges(runs, features)
     judged = judge(terms, extra, features, parts)
     model = model or str(header.model.get("name") or "unknown-model").rsplit("/", 1)[-1]
-    gpu = gpu or _device(first)
+    gpu = gpu or device_name(first) or "unknown-device"
     document = {
         "schema": 1,
         "name": name or f"{model}@{gpu}",
@@ -305,12 +305,6 @@ def _merged(step: law.Fitted, host: law.Fitted | None) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def _device(run: RecordedRun) -> str:
-    worker = run.recording.worker
-    name = worker.device if worker is not None else ""
-    return "-".join(name.lower().split()) or "unknown-device"
-
-
 def _ranges(
     runs: Sequence[RecordedRun], features: dict[str, FloatArray]
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
@@ -368,7 +362,8 @@ def _uncertainty(
         method = "total step time of held-out stretches of one run: other runs may differ more"
         sd = float(np.sqrt(np.mean(np.square(ratios))))
     return {
-        "factors": {"step_time": round(sd, 4)},
+        # A run that is slower in its steps is slower in all that it does.
+        "factors": {name: round(sd, 4) for name in ("step_time", "load_time", "frontend")},
         "method": method,
         "log_ratios": [round(float(ratio), 4) for ratio in ratios],
     }

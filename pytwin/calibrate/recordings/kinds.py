@@ -19,7 +19,7 @@ _ONE_OF: dict[str, Callable[[RecordedRun], Any]] = {
     "tensor_parallel_size": lambda run: run.recording.header.server.get("tensor_parallel_size"),
     "enforce_eager": lambda run: run.recording.header.model.get("enforce_eager"),
     "async_scheduling": lambda run: run.asynchronous,
-    "LoRA on and off by dtype": lambda run: (
+    "LoRA dtypes": lambda run: (
         run.recording.header.lora.get("lora_dtype") if run.config.get("max_loras") else None
     ),
 }
@@ -58,6 +58,12 @@ def check_one_kind(runs: Sequence[RecordedRun]) -> None:
                     f"recordings differ in {what} ({stated[0][0]}: {stated[0][1]}, {name}: "
                     f"{value}): fit each kind of server by itself"
                 )
+
+
+def device_name(run: RecordedRun) -> str:
+    """The device as a profile names it; "" where the recording does not tell."""
+    worker = run.recording.worker
+    return "-".join(worker.device.lower().split()) if worker is not None else ""
 
 
 def server_settings(run: RecordedRun) -> dict[str, Any]:

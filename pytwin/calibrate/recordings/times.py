@@ -3,7 +3,8 @@
 Without asynchronous scheduling a step lasts from its schedule() to the next one: schedule, execute,
 update, and what the process does in between (the gap). With it, executions run back to back while
 the host works ahead: a step lasts from the end of the one before to its own end, seen as the
-distance of successive updates, wherever the host really waited for both.
+distance of successive updates, wherever the host really waited for both; elsewhere the device's own
+events tell, where they were recorded.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # An update that begins this much after the host was ready for it was waited for (ms).
 _WAITED_MS = 0.05
+# Steps known by updates and by the device's events, to tell one from the other.
+_BOTH_WAYS = 30
 # What is missing of a step's time where the engine went idle behind it, when nothing tells (ms).
 _UNKNOWN_GAP_MS = 0.1
 
@@ -128,10 +131,26 @@ def _asynchronous_times(
     duration[1:][behind] = 1e3 * (t2[1:] - t2[:-1])[behind]
     alone = np.append(False, follows & (launched[1:] > t2[:-1])) & waited
     duration[alone] = 1e3 * (t2 - launched)[alone]
-    columns["duration_ms"] = duration
+    on_device = np.array([
+        np.nan if call is None or call.gpu_s is None else 1e3 * call.gpu_s for call in calls
+    ])  # fmt: skip
+    columns["duration_ms"] = _filled(duration, on_device)
     columns["end_s"] = t2
-    # From the end of the execution that was waited for to the next launch.
+    # From when the host had nothing to wait for to the next launch: from the end of the execution
+    # that it waited for, else from the launch before.
     host = np.full(len(t1), np.nan)
-    known = waited[:-2] & follows[1:] & follows[:-1]
-    host[2:][known] = 1e3 * (launched[2:] - t2[:-2])[known]
+    known = follows[1:] & follows[:-1]
+    free = np.where(waited[:-2], t2[:-2], launched[1:-1])
+    host[2:][known] = 1e3 * (launched[2:] - free)[known]
     columns["host_ms"] = np.where(host > 0, host, np.nan)
+
+
+def _filled(seen: FloatArray, on_device: FloatArray) -> FloatArray:
+    """Durations that the updates do not tell, from the device's own clock.
+
+    The device's events leave out what lies between two executions: scaled by what the steps take
+    that are known both ways.
+    """
+    both = ~np.isnan(seen) & (on_device > 0)
+    ratio = float(np.median(seen[both] / on_device[both])) if both.sum() >= _BOTH_WAYS else 1.0
+    return np.where(np.isnan(seen), on_device * ratio, seen)
