@@ -24,13 +24,16 @@ MAX_MB = "PYTWIN_RECORD_MAX_MB"
 DEFAULT_MAX_MB = 4096
 _RUN = "PYTWIN_RECORD_RUN_ID"  # set by the first process, inherited by the others
 _LOG = logging.getLogger("vllm.pytwin.record")
+_registered = False
 _PLACES: list[Place] = []  # where this process records: one, once registered
 
 
 def register() -> None:
     """Starts following vLLM in this process; does nothing unless `PYTWIN_RECORD` is set."""
-    if _PLACES or not os.environ.get(DIRECTORY):  # vLLM may call more than once in a process
+    global _registered  # noqa: PLW0603 -- vLLM may call more than once in a process
+    if _registered or not os.environ.get(DIRECTORY):
         return
+    _registered = True
     try:
         run = os.environ.setdefault(_RUN, time.strftime("%Y%m%dT%H%M%S-") + str(os.getpid()))
         _follow(os.environ[DIRECTORY], run, _max_mb())

@@ -94,17 +94,20 @@ class Writer:
 
     def __init__(self, max_bytes: int) -> None:
         self.active = True
+        self._max_bytes = max_bytes
+        self._start()
+        # vLLM may fork its engine core from the process that loaded the plug-in: the child begins
+        # anew, and what the parent has queued is the parent's to write.
+        os.register_at_fork(after_in_child=self._start)
+
+    def _start(self) -> None:
         self.cost_s = 0.0
         self.queued = 0
         self._written = 0
-        self._max_bytes = max_bytes
         self._channels: list[Channel] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        os.register_at_fork(after_in_child=self._forget)
-        # Runs at the end of a process whether Python or multiprocessing ends it.
-        Finalize(None, self.close, exitpriority=100)
 
     def open(self, base: Path, run: str, name: str) -> tuple[Channel, str]:
         """Opens `name` in the run's directory; also returns the directory's name.
@@ -124,6 +127,8 @@ class Writer:
             with self._lock:
                 self._channels.append(channel)
             if self._thread is None:
+                # Runs at the end of a process whether Python or multiprocessing ends it.
+                Finalize(None, self.close, exitpriority=100)
                 self._thread = threading.Thread(target=self._run, name="pytwin-record", daemon=True)
                 self._thread.start()
             return channel, directory.name
@@ -172,9 +177,3 @@ class Writer:
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_S):
             self.flush()
-
-    def _forget(self) -> None:
-        """In a forked child: what is queued is the parent's to write."""
-        self.active = False
-        self._channels = []
-        self._lock = threading.Lock()

@@ -174,3 +174,34 @@ def test_a_forked_child_writes_nothing_of_its_parents(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     events = read_json(tmp_path / "run" / "requests.jsonl")
     assert [e["e"] for e in events] == ["abort"] * 5 + ["end"]
+
+
+def test_a_forked_child_records_for_itself(tmp_path: Path) -> None:
+    """vLLM may fork its engine core from the API server, where the plug-in is loaded already."""
+    fork = """
+    import multiprocessing, sys, time
+    from pathlib import Path
+    from pytwin.record import events as ev
+    from pytwin.record.writer import Writer
+    writer = Writer(1 << 30)
+
+    def engine() -> None:
+        channel, _ = writer.open(Path(sys.argv[1]), "run", "steps.jsonl")
+        channel.put(ev.Abort(t=0.0, id="of the child", step=0))
+
+    if sys.argv[2] == "open":
+        parent, _ = writer.open(Path(sys.argv[1]), "run", "requests.jsonl")
+        parent.put(ev.Abort(t=0.0, id="of the parent", step=0))
+    child = multiprocessing.get_context("fork").Process(target=engine)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    """
+    for parent in ("open", "silent"):
+        done = run(fork, tmp_path / parent, parent)
+        assert done.returncode == 0, done.stderr
+        events = read_json(tmp_path / parent / "run" / "steps.jsonl")
+        assert [e["e"] for e in events] == ["abort", "end"]
+        assert events[0]["id"] == "of the child"
+    (mine, end) = read_json(tmp_path / "open" / "run" / "requests.jsonl")
+    assert (mine["id"], end["reason"]) == ("of the parent", "closed")
