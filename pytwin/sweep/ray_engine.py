@@ -58,7 +58,7 @@ class RayEngine:
     workers: parts in work at once; by default twice as many as the cluster has cores, with one
         core each.
     address: of a running cluster (HOST:PORT); left out, the one that runs on this machine, else
-        one is started here, and ends with the context.
+        one is started here, and ends with the context. "local" starts one in any case.
 
     Raises
     ------
@@ -118,13 +118,15 @@ class RayEngine:
     def _connect(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         address = self._address or os.environ.get("RAY_ADDRESS")
-        if address is not None:
-            self._connect_to(address, options)
-            return
-        try:
-            self._ray.init(address="auto", **options)
-        except ConnectionError:
+        if address == "local":
             self._start(options)
+        elif address is not None:
+            self._connect_to(address, options)
+        else:
+            try:
+                self._ray.init(address="auto", **options)
+            except ConnectionError:
+                self._start(options)
 
     def _connect_to(self, address: str, options: dict[str, Any]) -> None:
         try:

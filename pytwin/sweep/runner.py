@@ -87,7 +87,7 @@ def run_sweep(
         default as many as the cluster has cores for.
     engine: "local", or "ray" for the machines of a Ray cluster (needs `pytwin[ray]`).
     address: of the Ray cluster; left out: one that runs on this machine, else one is started
-        here for this sweep.
+        here for this sweep; "local": that in any case.
 
     Raises
     ------

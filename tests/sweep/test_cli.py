@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import pytwin.sweep
 from tests.conftest import Outcome
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -185,6 +186,30 @@ def test_a_full_disk(
     whole = parts(tmp_path / "whole")
     assert len(kept) < len(whole)
     assert all(whole[name] == content for name, content in kept.items())
+
+
+def test_a_directory_that_cannot_be_written(
+    document: dict[str, Any],
+    spec_file: Write,
+    sweep_cli: Cli,
+    small_disk: Path,
+    parts: Parts,
+) -> None:
+    """Not even by root: a disk that is mounted for reading only."""
+    spec, out = spec_file(document | {"seeds": 1, "part_rows": 14}), small_disk / "out"
+    assert sweep_cli(spec, "-o", out).returncode == 0
+    before = parts(out)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for place, words in (
+        (out, "sweep.lock cannot be written: Read-only file system"),
+        (small_disk / "new", "cannot be made: Read-only file system"),
+    ):
+        done = sweep_cli(spec, "-o", place, "--resume")
+        assert done.returncode == 2
+        assert words in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+    assert parts(out) == before
+    assert pytwin.sweep.open(out).collect().height == 14
 
 
 def test_nobody_hears_what_is_said(

@@ -118,6 +118,27 @@ def test_what_a_worker_raises_is_one_line() -> None:
     assert "\n" not in str(_of_worker(told, 3))
 
 
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_of_its_own(
+    document: dict[str, Any],
+    spec_file: Write,
+    sweep_cli: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    parts: Parts,
+) -> None:
+    """Started for the sweep; rows that fail and rows that cannot start are rows there, too."""
+    grid = document["grid"] | {"max_loras": [2, 8, 500], "rates_rps": [0.1, -1]}
+    mixed = document | {"grid": grid | {"served_adapters": [512]}}
+    options = ("--engine", "ray", "--address", "local", "--workers", "1", "--format", "json")
+    done = sweep_cli(spec_file(mixed), "-o", tmp_path / "ray", *options)
+    assert done.returncode == 1, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["ok"], summary["infeasible"], summary["failed"]) == (4, 2, 6)
+    run_sweep(parse_spec(mixed), tmp_path / "local")
+    assert parts(tmp_path / "ray") == parts(tmp_path / "local")
+
+
 def workers_of(raylet: int) -> list[int]:
     """Processes of a machine's raylet that are simulating a part."""
     found = []
