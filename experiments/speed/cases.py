@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import polars as pl
+
 import pytwin as pt
 
 PROFILE = "llama-3.1-8b-instruct@h100-64gb"
@@ -15,7 +18,8 @@ LENGTHS = (250, 231)
 class Case:
     """`requests` requests on average, at `rate_rps` in all, over `adapters` adapters.
 
-    `kv_blocks` overrides the KV cache of the profile; `max_connections` bounds the queue.
+    `kv_blocks` overrides the KV cache of the profile; `max_connections` bounds the queue. With
+    `given` the requests are a trace that is there already, and only the core is timed.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Case:
     kv_blocks: int | None = None
     max_connections: int = 25_000
     repeats: int = 15
+    given: bool = False
 
     def server(self) -> pt.EngineConfig:
         return pt.EngineConfig(
@@ -50,12 +55,26 @@ class Case:
             duration_s=self.requests / self.rate_rps,
         )
 
+    def trace(self, seed: int) -> pl.DataFrame:
+        """The requests of a base model as a trace: uniform times are Poisson given their number."""
+        duration_s = self.requests / self.rate_rps
+        times = np.sort(np.random.default_rng(seed).uniform(0.0, duration_s, self.requests))
+        prompt, output = LENGTHS
+        return pl.DataFrame({"arrival_s": times}).with_columns(
+            adapter=pl.lit(None, dtype=pl.String),
+            prompt_tokens=pl.lit(prompt),
+            output_tokens=pl.lit(output),
+        )
+
 
 PEERS = Case("peers: 64 adapters, 32 slots, 10 req/s", "peers", 10_000, 10.0, 64, 32)
 SATURATED = Case("", "queue", 360_000, 100.0, 64, 32, repeats=3)
 
 CASES = (
     Case("peers: no adapters, 10 req/s", "peers", 10_000, 10.0),
+    Case(
+        "peers: no adapters, 10 req/s, traffic given, core alone", "peers", 10_000, 10.0, given=True
+    ),
     PEERS,
     Case("peers: no adapters, 40 req/s (saturated)", "peers", 10_000, 40.0),
     Case("peers: 64 adapters, 32 slots, 40 req/s (saturated)", "peers", 10_000, 40.0, 64, 32),
