@@ -54,7 +54,8 @@ def fit(runs: Sequence[RecordedRun], split: Split, features: dict[str, FloatArra
     elif kind == "api":
         remarks.append("no client's times: the way between client and API server is not in it")
     rows = [(i, request, lo, hi) for i in used for request, lo, hi in _intervals(runs[i])]
-    fitted = [row for row in rows if not split.held_out[_row(split, runs, row[0], row[1])]]
+    apart = [bool(split.held_out[_row(split, runs, row[0], row[1])]) for row in rows]
+    fitted = [row for row, out in zip(rows, apart, strict=True) if not out]
     document: dict[str, Any] = {"unit": "us", "ingress": [], "egress": [], "first_request": []}
     errors: dict[str, Any] = {"client": kind}
     if len(fitted) < _MIN_REQUESTS:
@@ -62,9 +63,11 @@ def fit(runs: Sequence[RecordedRun], split: Split, features: dict[str, FloatArra
         return Frontend(document, errors, tuple(remarks))
     first = _first_requests(runs, used)
     later = [row for row in fitted if (row[0], row[1].id) not in first]
+    if len(later) < _MIN_REQUESTS:
+        later = fitted
     delay = _in_most(np.array([row[2:] for row in later]))
     document["ingress"].append(_term(delay, [], f"{_WAY[kind]}, to the scheduler"))
-    held = np.array([row[2:] for row in rows if row not in fitted]).reshape(-1, 2)
+    held = np.array([row[2:] for row, out in zip(rows, apart, strict=True) if out]).reshape(-1, 2)
     errors["ingress"] = {
         "requests": len(fitted),
         "delay_ms": round(delay, 3),
@@ -125,10 +128,13 @@ def _intervals(run: RecordedRun) -> list[tuple[Request, float, float]]:
 def _in_most(intervals: FloatArray) -> float:
     """The value of least total distance to the intervals (middle of the best stretch)."""
     ends = np.unique(intervals)
-    cost = np.array([
-        np.maximum(0, intervals[:, 0] - end).sum() + np.maximum(0, end - intervals[:, 1]).sum()
-        for end in ends
-    ])  # fmt: skip
+    low, high = np.sort(intervals[:, 0]), np.sort(intervals[:, 1])
+    # Distance to those that begin above, and to those that end below, by running sums.
+    above = np.searchsorted(low, ends, side="right")
+    below = np.searchsorted(high, ends, side="left")
+    over = np.concatenate([[0.0], np.cumsum(low)])
+    under = np.concatenate([[0.0], np.cumsum(high)])
+    cost = (over[-1] - over[above]) - ends * (len(low) - above) + ends * below - under[below]
     best = ends[cost <= cost.min() * (1 + 1e-9) + 1e-9]
     return float((best[0] + best[-1]) / 2)
 
