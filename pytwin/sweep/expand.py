@@ -11,7 +11,7 @@ from pytwin.config import LORA_RANKS
 from pytwin.errors import ConfigError
 from pytwin.sweep.designs import draw
 from pytwin.sweep.keys import KEYS, Key
-from pytwin.sweep.spec import Random, SweepSpec, part_rows, seed_values
+from pytwin.sweep.spec import Random, SweepSpec, default_part_rows, seed_values
 from pytwin.sweep.where import Where
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ Row = dict[str, Any]
 _MOST_ROWS = 1_000_000_000
 # Rows under `where` are found once and kept as 8-byte numbers: 400 MB at this bound.
 _MOST_FILTERED = 50_000_000
+# Names of parts have six digits.
+_MOST_PARTS = 1_000_000
 
 
 class Axis(ABC):
@@ -151,7 +153,13 @@ class Design:
         if self.n_rows == 0:
             raise ConfigError(f"where ({spec.where}) keeps none of {self._size:,} rows: relax it")
         durations = [row.get("duration_s") for row in self.rows(0, 1)]
-        self.part_rows = part_rows(spec, durations[0] or 3600.0)
+        fewest = -(-self.n_rows // _MOST_PARTS)
+        self.part_rows = spec.part_rows or max(fewest, default_part_rows(durations[0] or 3600.0))
+        if self.part_rows < fewest:
+            raise ConfigError(
+                f"part_rows ({self.part_rows}) must be >= {fewest} for {self.n_rows:,} rows: "
+                f"at most {_MOST_PARTS:,} parts"
+            )
 
     @property
     def n_parts(self) -> int:

@@ -162,10 +162,8 @@ def seed_values(spec: SweepSpec) -> Sequence[int]:
     return range(spec.seeds) if isinstance(spec.seeds, int) else spec.seeds
 
 
-def part_rows(spec: SweepSpec, duration_s: float) -> int:
-    """Rows per part: the spec's own number, else by the simulated time of a row in seconds."""
-    if spec.part_rows is not None:
-        return spec.part_rows
+def default_part_rows(duration_s: float) -> int:
+    """Rows per part, by the simulated time of a row in seconds."""
     rows = int(_SIMULATED_S_PER_PART / max(duration_s, 1e-3))
     return max(_PART_ROWS_LEAST, min(rows, _PART_ROWS_MOST))
 

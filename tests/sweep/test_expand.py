@@ -218,6 +218,15 @@ def test_a_hundred_million_rows_cost_nothing_until_asked_for() -> None:
     assert design.n_rows == 100_000_000
     (last,) = design.rows(99_999_999, 100_000_000)
     assert (last["max_loras"], last["served_adapters"]) == (10_000, 10_000)
+    assert design.part_rows == 100  # not 48: names of parts have six digits
+    assert design.n_parts == 1_000_000
+
+
+def test_too_many_parts_are_refused() -> None:
+    many = {"grid": {"max_loras": list(range(1, 2001))}, "seeds": 1000}
+    assert Design(parse_spec(many | {"part_rows": 2})).n_parts == 1_000_000
+    with pytest.raises(ConfigError, match=r"part_rows \(1\) must be >= 2 for 2,000,000 rows"):
+        Design(parse_spec(many | {"part_rows": 1}))
 
 
 def test_too_many_rows_are_refused() -> None:
