@@ -9,7 +9,7 @@ use crate::error::{Result, TwinError, invalid};
 use crate::simulation::Library;
 
 /// Names of the columns of [`features`], in order.
-pub const FEATURES: [&str; 33] = [
+pub const FEATURES: [&str; 35] = [
     "served_adapters",
     "max_loras",
     "max_lora_rank",
@@ -40,8 +40,10 @@ pub const FEATURES: [&str; 33] = [
     "slot_pressure",
     "slot_margin",
     "load_share",
-    "slot_cycle_s",
+    "slot_wait_s",
+    "slot_queue",
     "first_token_ms",
+    "capacity_share",
     "served_share",
 ];
 
@@ -62,6 +64,8 @@ pub struct Query {
     /// Requests per second to the base model.
     #[serde(default)]
     pub base_rate_rps: f64,
+    /// Horizon in seconds.
+    pub duration_s: f64,
     /// Settings to describe.
     pub candidates: Vec<Candidate>,
 }
@@ -97,6 +101,9 @@ impl Query {
             .find(|rate| !(rate.is_finite() && **rate >= 0.0))
         {
             return invalid(format!("rates_rps ({rate}) must be >= 0 and finite"));
+        }
+        if !(self.duration_s.is_finite() && self.duration_s > 0.0) {
+            return invalid(format!("duration_s ({}) must be > 0", self.duration_s));
         }
         let lengths = &self.lengths;
         if !(lengths.output >= 1.0 && lengths.prompt >= 1.0) {
@@ -175,6 +182,9 @@ fn row(
     let capacity = field.throughput(&full);
     let (here, nudged) = (field.at(state.running), field.at(1.05 * state.running));
     let moments = Moments::of(groups);
+    // What is in flight at the horizon's end was offered, but not served.
+    let in_flight = (state.running + state.slot_queue) / (rate * query.duration_s).max(1e-12);
+    let share = (capacity / rate.max(1e-12)).min(1.0 - in_flight).max(1e-3);
     let least_step_s = field.least_step_s();
     let residence = lengths.output * least_step_s;
     let least_active: f64 = groups
@@ -213,9 +223,11 @@ fn row(
         state.active / slots.max(1.0),
         (slots - state.active) / state.active_variance.sqrt().max(1.0),
         state.load_share,
-        state.slot_cycle_s,
+        state.slot_wait_s,
+        state.slot_queue,
         1e3 * field.first_token_s(&state),
         (capacity / rate.max(1e-12)).min(1.0),
+        share,
     ]
 }
 

@@ -12,6 +12,8 @@ use crate::config::EngineConfig;
 use crate::cost::{ConfigFeatures, Feature, NUM_FEATURES, Polynomial, Profile};
 
 const PS_PER_S: f64 = 1e12;
+/// No wait is longer: far beyond any horizon.
+const LONGEST_WAIT_S: f64 = 1e5;
 /// Halvings of the bracket around the running batch: to 1 / 65,536 of its width.
 const HALVINGS: u32 = 16;
 
@@ -77,8 +79,10 @@ pub struct State {
     pub active_variance: f64,
     /// Share of the time spent loading adapters; 0 until [`MeanField::with_slots`].
     pub load_share: f64,
-    /// Seconds in which every adapter gets its turn in a slot, 0 where slots suffice; likewise.
-    pub slot_cycle_s: f64,
+    /// Seconds that an adapter waits for a slot, 0 where slots suffice; likewise.
+    pub slot_wait_s: f64,
+    /// Requests that wait with their adapters; likewise.
+    pub slot_queue: f64,
 }
 
 impl<'a> MeanField<'a> {
@@ -136,7 +140,8 @@ impl<'a> MeanField<'a> {
             active,
             active_variance: variance,
             load_share: 0.0,
-            slot_cycle_s: 0.0,
+            slot_wait_s: 0.0,
+            slot_queue: 0.0,
         }
     }
 
@@ -146,10 +151,13 @@ impl<'a> MeanField<'a> {
         let (loads_per_s, load_s) = self.loads(residence);
         // A load blocks its step; at most half of the time is believed to go that way.
         let load_share = (loads_per_s * load_s).min(0.5);
+        let step_s = state.step_s / (1.0 - load_share);
+        let (slot_wait_s, slot_queue) = self.slot_wait(self.lengths.output * step_s);
         State {
-            step_s: state.step_s / (1.0 - load_share),
+            step_s,
             load_share,
-            slot_cycle_s: self.slot_cycle_s(self.lengths.output * state.step_s),
+            slot_wait_s,
+            slot_queue,
             ..state
         }
     }
@@ -229,31 +237,27 @@ impl<'a> MeanField<'a> {
         values
     }
 
-    /// Seconds until every adapter has had its turn in a slot, when requests run for `residence` seconds; 0 where slots
-    /// suffice. An adapter that waited C comes with rate x C requests and keeps its slot until none is left: for about
-    /// residence x (1 + ln(1 + rate x C)), stretched by the requests that arrive meanwhile (busy period of M/G/inf). C is where
-    /// the held slots add up to those there are.
-    fn slot_cycle_s(&self, residence: f64) -> f64 {
-        const LONGEST_S: f64 = 1e5;
-        let held = |cycle: f64| -> f64 {
-            self.groups
-                .iter()
-                .filter(|group| group.rate > 0.0)
+    /// Seconds that an adapter waits for a slot when its requests run for `residence` seconds, and the requests that wait with
+    /// it; 0 where slots suffice.
+    ///
+    /// An adapter is idle for 1 / rate, waits for T, then holds a slot until none of its requests is left: a busy period of
+    /// M/G/inf that begins with 1 + rate T requests. T is where the slots held add up to those there are.
+    fn slot_wait(&self, residence: f64) -> (f64, f64) {
+        let busy: Vec<&Group> = self.groups.iter().filter(|group| group.rate > 0.0).collect();
+        let held = |wait: f64| -> f64 {
+            busy.iter()
                 .map(|group| {
-                    let load = (group.rate * residence).min(50.0);
-                    let stretch = load.exp_m1() / load;
-                    let hold = residence * (1.0 + (group.rate * cycle).ln_1p()) * stretch;
-                    // Requests come at the rate: an adapter is idle for 1 / rate between its turns.
-                    group.count * (hold / cycle.max(hold + 1.0 / group.rate)).min(1.0)
+                    let hold = residence * busy_period(group.rate * residence, 1.0 + group.rate * wait);
+                    group.count * hold / (1.0 / group.rate + wait + hold)
                 })
                 .sum()
         };
-        let (mut low, mut high) = (residence, LONGEST_S);
+        let (mut low, mut high) = (1e-3, LONGEST_WAIT_S);
         if held(low) <= self.slots {
-            return 0.0;
+            return (0.0, 0.0);
         }
         if held(high) > self.slots {
-            return LONGEST_S;
+            low = high;
         }
         for _ in 0..HALVINGS {
             let middle = (low * high).sqrt();
@@ -263,7 +267,15 @@ impl<'a> MeanField<'a> {
                 high = middle;
             }
         }
-        high
+        let queue = busy
+            .iter()
+            .map(|group| {
+                let hold = residence * busy_period(group.rate * residence, 1.0 + group.rate * high);
+                let waiting = high / (1.0 / group.rate + high + hold);
+                group.count * waiting * (1.0 + 0.5 * group.rate * high)
+            })
+            .sum();
+        (high, queue)
     }
 
     /// Loads per second, and the mean seconds of one, when requests stay for `residence` seconds.
@@ -306,5 +318,51 @@ impl<'a> MeanField<'a> {
             seconds += missed * self.load.eval_mean(&values) / PS_PER_S;
         }
         (loads, if loads > 0.0 { seconds / loads } else { 0.0 })
+    }
+}
+
+/// Mean busy period of M/M/inf that begins with `first` requests, in units of the mean residence; `load` is rate x residence.
+///
+/// From P(empty at t | first) = B * P(empty at t | none) in the Laplace domain, the mean is the integral over u from 0 to 1 of
+/// e^(load u) (1 - (1 - u)^first) / u = H(first) + sum over k of load^k / k (1 / k! - first! / (first + k)!).
+fn busy_period(load: f64, first: f64) -> f64 {
+    const EULER: f64 = 0.577_215_664_901_532_9;
+    // Beyond this the adapter never leaves within any horizon.
+    if load > 30.0 {
+        return 1e12;
+    }
+    let middle = first + 0.5;
+    let harmonic = middle.ln() + EULER + 1.0 / (24.0 * middle * middle);
+    let (mut sum, mut plain, mut shifted) = (0.0, 1.0, 1.0);
+    for k in 1..120 {
+        let k = f64::from(k);
+        plain *= load / k;
+        shifted *= load / (first + k);
+        let term = (plain - shifted) / k;
+        sum += term;
+        if term < 1e-6 * sum {
+            break;
+        }
+    }
+    harmonic + sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_period_that_one_request_begins_is_the_textbook_one() {
+        for load in [1e-6, 0.3, 2.0, 6.0] {
+            let textbook = f64::exp_m1(load) / load;
+            assert!((busy_period(load, 1.0) / textbook - 1.0).abs() < 2e-3, "{load}");
+        }
+    }
+
+    #[test]
+    fn without_arrivals_it_is_the_last_of_the_first() {
+        // The longest of n exponential residences: 1 + 1/2 + ... + 1/n.
+        let harmonic: f64 = (1..=20).map(|k| 1.0 / f64::from(k)).sum();
+        assert!((busy_period(1e-9, 20.0) / harmonic - 1.0).abs() < 1e-3);
     }
 }
