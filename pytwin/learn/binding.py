@@ -51,7 +51,7 @@ def binding_constraint(
     loading = metrics["lora_load_time_s"] / max(metrics["busy_s"], 1e-9)
     if loading >= _MUCH_LOADING:
         name, evidence = "adapter loading", f"{100 * loading:.0f} % of the time goes into loads"
-    elif row["slot_cycle_s"] > 0:
+    elif row["slot_wait_s"] > 0:
         name = "slots"
         evidence = (
             f"{row['active_adapters']:.0f} adapters would have a request running, "

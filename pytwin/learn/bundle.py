@@ -65,6 +65,7 @@ def make_bundle(
         "name": name,
         "profiles": profiles,
         "provenance": dict(provenance),
+        "duration_s": data.duration_s,
         "rows": len(data.groups),
         "workloads": len(set(data.groups.tolist())),
         "range": {

@@ -21,7 +21,7 @@ STARVED_BELOW = 0.9
 
 _NEEDED = (
     "profile", "rates_rps", "ranks", "lengths", "served_adapters", "max_loras", "max_lora_rank",
-    "seed", "status", "total_throughput", "mean_tpot_ms", "mean_ttft_ms", "adapters_missing_slo",
+    "duration_s", "seed", "status", "total_throughput", "mean_tpot_ms", "mean_ttft_ms", "adapters_missing_slo",
 )  # fmt: skip
 
 
@@ -46,6 +46,11 @@ class Dataset:
     labels: dict[str, NDArray[np.float64]]
     groups: NDArray[np.int64]
     frame: pl.DataFrame
+
+    @property
+    def duration_s(self) -> float:
+        """The horizon of the simulations, the same in all rows."""
+        return float(self.frame["duration_s"][0])
 
     def column(self, name: str) -> NDArray[np.float64]:
         """One feature, shape (rows,)."""
@@ -76,6 +81,10 @@ def read_dataset(directory: str | os.PathLike[str]) -> Dataset:
         raise DataError(
             f"sweep ({directory}) has no column {', '.join(missing)}: vary or set it in the spec"
         )
+    horizons = frame["duration_s"].unique().sort().to_list()
+    if len(horizons) > 1:
+        shown = ", ".join(f"{value:g}" for value in horizons)
+        raise DataError(f"duration_s ({shown}) must be the same in all rows: sweep one horizon")
     if frame.is_empty():
         raise DataError(f"sweep ({directory}) has no row with status ok: nothing to learn from")
     return dataset_of(frame)
@@ -89,6 +98,7 @@ def dataset_of(frame: pl.DataFrame) -> Dataset:
     describers: dict[str, Describer] = {}
     x = np.full((len(frame), len(Describer.names)), np.nan)
     offered = np.zeros(len(frame))
+    horizon = float(frame["duration_s"][0])
     key = ["profile", "rates_rps", "ranks", "lengths"]
     numbered = frame.select(*key, *_settings_columns()).with_row_index("row")
     groups = np.zeros(len(frame), dtype=np.int64)
@@ -100,7 +110,7 @@ def dataset_of(frame: pl.DataFrame) -> Dataset:
         traffic = Traffic(tuple(rates), tuple(ranks), _law(lengths))
         settings = [Setting(*row) for row in rows.select(_settings_columns()).iter_rows()]
         index = rows["row"].to_numpy()
-        x[index] = describer.features(traffic, settings)
+        x[index] = describer.features(traffic, settings, horizon)
         requested = describer.moments(traffic).requested
         offered[index] = [traffic.rate_rps(s.served_adapters) * requested for s in settings]
         groups[index] = number

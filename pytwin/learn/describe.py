@@ -143,8 +143,13 @@ class Describer:
         reason = _core.memory(self._twin.library, spec)["error"]
         return None if reason is None else str(reason)
 
-    def features(self, traffic: Traffic, settings: Sequence[Setting]) -> NDArray[np.float64]:
-        """Shape (settings, features); a row of NaN where the server cannot start."""
+    def features(
+        self, traffic: Traffic, settings: Sequence[Setting], duration_s: float = 3600.0
+    ) -> NDArray[np.float64]:
+        """Shape (settings, features); a row of NaN where the server cannot start.
+
+        `duration_s` is the horizon over which throughput counts.
+        """
         query = {
             "profile": self.profile.key,
             "engine": self._engine,
@@ -152,6 +157,7 @@ class Describer:
             "rates_rps": traffic.rates_rps,
             "ranks": traffic.ranks,
             "base_rate_rps": traffic.base_rate_rps,
+            "duration_s": duration_s,
             "candidates": [
                 {
                     "served_adapters": item.served_adapters,

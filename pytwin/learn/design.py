@@ -136,7 +136,7 @@ def _weights(features: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     import numpy as np
 
     utilisation = features["utilisation"]
-    scarce = features["slot_cycle_s"] > 0
+    scarce = features["slot_wait_s"] > 0
     weights = np.select(
         [utilisation < 0.3, utilisation < 0.7, utilisation < 1.2], [0.15, 0.5, 1.0], 0.3
     )

@@ -89,7 +89,7 @@ class Searcher:
         some of the candidates (they carry the mean-field estimate instead).
         """
         question = self.question
-        x = self.describer.features(question.traffic, question.settings)
+        x = self.describer.features(question.traffic, question.settings, question.duration_s)
         starts = ~_missing(x)
         answers = self._models(x)
         candidates, reasons = [], list[str]()
@@ -186,6 +186,9 @@ class Searcher:
             return ["no models are at hand"]
         if name not in self.bundle.document["profiles"]:
             return [f"profile {name} is none that the models were trained on"]
+        trained = self.bundle.document["duration_s"]
+        if self.question.duration_s != trained:
+            return [f"horizon {self.question.duration_s:g} s, trained on {trained:g} s"]
         return self.bundle.outside(row)
 
     def _from_models(

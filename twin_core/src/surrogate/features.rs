@@ -175,7 +175,15 @@ fn row(
     kv_tokens: f64,
 ) -> [f64; FEATURES.len()] {
     let lengths = query.lengths;
-    let field = MeanField::new(profile, config, groups, query.base_rate_rps, lengths, kv_tokens);
+    let field = MeanField::new(
+        profile,
+        config,
+        groups,
+        query.base_rate_rps,
+        lengths,
+        kv_tokens,
+        query.duration_s,
+    );
     let (slots, rate) = (f64::from(config.max_loras), field.rate());
     let (state, _) = field.settle();
     let full = field.at(field.most_running());

@@ -64,6 +64,7 @@ pub struct MeanField<'a> {
     ingress: Polynomial,
     egress: Polynomial,
     max_lora_rank: f64,
+    horizon_s: f64,
 }
 
 /// Where the server settles.
@@ -94,6 +95,7 @@ impl<'a> MeanField<'a> {
         base_rate: f64,
         lengths: LengthMoments,
         kv_tokens: f64,
+        horizon_s: f64,
     ) -> Self {
         let served: f64 = groups.iter().map(|group| group.count).sum();
         let features = ConfigFeatures::new(config, served as u32);
@@ -111,6 +113,7 @@ impl<'a> MeanField<'a> {
             ingress: Polynomial::compile(&profile.frontend.ingress, &features),
             egress: Polynomial::compile(&profile.frontend.egress, &features),
             max_lora_rank: features.max_lora_rank() as f64,
+            horizon_s,
         }
     }
 
@@ -238,7 +241,7 @@ impl<'a> MeanField<'a> {
     }
 
     /// Seconds that an adapter waits for a slot when its requests run for `residence` seconds, and the requests that wait with
-    /// it; 0 where slots suffice.
+    /// it at the horizon's end; 0 where slots suffice.
     ///
     /// An adapter is idle for 1 / rate, waits for T, then holds a slot until none of its requests is left: a busy period of
     /// M/G/inf that begins with 1 + rate T requests. T is where the slots held add up to those there are.
@@ -267,12 +270,13 @@ impl<'a> MeanField<'a> {
                 high = middle;
             }
         }
+        let wait = high.min(self.horizon_s);
         let queue = busy
             .iter()
             .map(|group| {
-                let hold = residence * busy_period(group.rate * residence, 1.0 + group.rate * high);
-                let waiting = high / (1.0 / group.rate + high + hold);
-                group.count * waiting * (1.0 + 0.5 * group.rate * high)
+                let hold = residence * busy_period(group.rate * residence, 1.0 + group.rate * wait);
+                let waiting = wait / (1.0 / group.rate + wait + hold);
+                group.count * waiting * (1.0 + 0.5 * group.rate * wait)
             })
             .sum();
         (high, queue)
