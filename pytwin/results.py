@@ -36,6 +36,8 @@ class Run:
     extrapolated: why the result goes beyond what the profile was measured on; empty if it does
         not.
     seed: the seed of the simulation.
+    stopped_at_s, stop_reason: when the run was ended before its time, and why ("starving",
+        "stationary"); None if it was not.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Run:
         self.status: str = outcome["status"]
         self.error: str | None = outcome["error"]
         self.metrics: dict[str, Any] = dict(outcome["metrics"] or {})
+        self.stopped_at_s: float | None = outcome["stopped_at_s"]
+        self.stop_reason: str | None = outcome["stop_reason"]
         self.extrapolated = extrapolated
         self.seed = seed
         self._outcome = outcome
@@ -145,6 +149,8 @@ class Run:
             "seed": self.seed,
             "status": self.status,
             "error": self.error,
+            "stopped_at_s": self.stopped_at_s,
+            "stop_reason": self.stop_reason,
             "extrapolated": self.extrapolated,
         }
         return head | {name: _finite(value) for name, value in metrics.items()} | tail

@@ -12,7 +12,7 @@ from pytwin.catalog import LengthTable, Profile
 from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError, PytwinError, WorkloadError
 from pytwin.results import Run
-from pytwin.workload import ResolvedWorkload, Trace, Workload
+from pytwin.workload import ReplayWorkload, ResolvedWorkload, Trace, Workload
 
 TTFT_SLO_MS = 3000.0
 TPOT_SLO_MS = 200.0
@@ -54,6 +54,8 @@ class Twin:
         ttft_slo_ms: float = TTFT_SLO_MS,
         tpot_slo_ms: float = TPOT_SLO_MS,
         exact_quantiles: bool = False,
+        stop_starving: bool = False,
+        stop_tolerance: float | None = None,
     ) -> dict[str, Any]:
         """The core's document for one simulation; what it refers to is put into `library`.
 
@@ -70,6 +72,10 @@ class Twin:
         for name, value in (("ttft_slo_ms", ttft_slo_ms), ("tpot_slo_ms", tpot_slo_ms)):
             if not 0 < value <= _MAX_SLO_MS:
                 raise PytwinError(f"{name} ({value}) must be > 0 and <= 1e9 milliseconds")
+        if stop_tolerance is not None and not 0 < stop_tolerance < 1:
+            raise PytwinError(f"stop_tolerance ({stop_tolerance}) must be > 0 and < 1, or None")
+        if stop_starving or stop_tolerance is not None:
+            _check_stoppable(traffic)
         profile = server.loaded_profile
         resolved = traffic.resolve(profile)
         ranks = traffic.adapter_ranks
@@ -90,6 +96,7 @@ class Twin:
                 "exact_quantiles": exact_quantiles,
             },
             "objectives": {"ttft_ms": ttft_slo_ms, "tpot_ms": tpot_slo_ms},
+            "early_stop": {"starving": bool(stop_starving), "tolerance": stop_tolerance},
         }
 
     def spec_json(self, server: EngineConfig, traffic: Workload, **options: Any) -> str:
@@ -152,7 +159,8 @@ def extrapolated(
         reasons.append(
             f"engine_version {engine['engine_version']}, measured on {profile.engine_version}"
         )
-    if engine["num_gpu_blocks_override"] is not None:
+    own_blocks = profile.server.get("num_gpu_blocks_override")
+    if engine["num_gpu_blocks_override"] not in (None, own_blocks):
         reasons.append("num_gpu_blocks_override set, KV memory not the measured one")
     observed = _observed(server, engine, traffic, metrics)
     for feature, (low, high) in profile.ranges.items():
@@ -176,6 +184,8 @@ def simulate(
     ttft_slo_ms: float = TTFT_SLO_MS,
     tpot_slo_ms: float = TPOT_SLO_MS,
     exact_quantiles: bool = False,
+    stop_starving: bool = False,
+    stop_tolerance: float | None = None,
 ) -> Run:
     """Simulate `traffic` on `server`.
 
@@ -194,6 +204,10 @@ def simulate(
         (`vllm bench serve --goodput ttft:... tpot:...`).
     exact_quantiles: keep every latency, so that medians and percentiles are exact at any size;
         otherwise those of more than 1,024 latencies are within 0.1 %.
+    stop_starving: end the run once 0.9 of the offered tokens are out of reach.
+    stop_tolerance: end the run once throughput, TTFT and TPOT have settled to this relative half
+        width, for example 0.02. Of a run that was stopped (`Run.stop_reason`), every figure is
+        over the time simulated.
 
     Returns
     -------
@@ -224,6 +238,8 @@ def simulate(
         ttft_slo_ms=ttft_slo_ms,
         tpot_slo_ms=tpot_slo_ms,
         exact_quantiles=exact_quantiles,
+        stop_starving=stop_starving,
+        stop_tolerance=stop_tolerance,
     )
     try:
         outcome = _core.simulate(twin.library, spec)
@@ -252,6 +268,19 @@ def _whole_seed(seed: object) -> int:
     if not 0 <= whole <= _MAX_SEED:
         raise PytwinError(f"seed ({seed!r}) must be a whole number from 0 to 2**64 - 1")
     return whole
+
+
+def _check_stoppable(traffic: Workload) -> None:
+    """Rules of the core, told in this interface's terms."""
+    if isinstance(traffic, ReplayWorkload):
+        raise WorkloadError(
+            "a replayed trace runs to its end: leave out stop_starving and stop_tolerance"
+        )
+    if getattr(traffic, "drain", False):
+        raise WorkloadError(
+            "drain (True) must be False for a run that may stop early: leave out stop_starving "
+            "and stop_tolerance"
+        )
 
 
 def _check_fit(engine: dict[str, Any], ranks: list[int]) -> None:

@@ -11,6 +11,7 @@
 //!   keeps adapters in GPU slots over CPU memory. [`rules`] holds what differs between vLLM versions, as data.
 //! * [`cost`] turns what a step did into time, and a configuration into KV blocks, by a calibrated profile.
 //! * [`surrogate`] answers without simulating: a mean-field estimate from the same profile, and trees trained on simulations.
+//! * [`early_stop`] ends a run whose outcome is settled, on request.
 //! * [`time`] is integer picoseconds; [`rng`] gives each purpose and adapter a random stream of its own.
 //!
 //! The crate knows no Python, no clock, no files and no global state: the same document gives the same bits.
@@ -18,6 +19,7 @@
 pub mod api_server;
 pub mod config;
 pub mod cost;
+pub mod early_stop;
 pub mod engine;
 pub mod error;
 pub mod kv_cache;

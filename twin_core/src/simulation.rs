@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::config::EngineConfig;
 use crate::cost::{CostModel, KvPlan, Profile};
+use crate::early_stop::{EarlyStopSpec, StopReason};
 use crate::engine::UpdateReport;
 use crate::engine::scheduler::Fidelity;
 use crate::error::{Result, TwinError, invalid};
@@ -16,7 +17,7 @@ use crate::metrics::summary::Ending;
 use crate::metrics::{Collect, ObjectivesSpec, Recorder, Summary};
 use crate::rules::Rules;
 use crate::simulator::{self, Engine};
-use crate::time::from_seconds;
+use crate::time::{Picoseconds, from_seconds};
 use crate::timed::{Conditions, TimedDriver};
 use crate::workload::generated::rates_and_ranks;
 use crate::workload::lengths::{LengthTable, LengthTables};
@@ -87,6 +88,9 @@ pub struct SimulationSpec {
     /// What a request must keep to, to count as served well.
     #[serde(default)]
     pub objectives: ObjectivesSpec,
+    /// When to end before the duration is over; never unless asked for.
+    #[serde(default)]
+    pub early_stop: EarlyStopSpec,
     /// Touch every request in every step, with block ids: the same results, slower. For tests of the fast mode.
     #[serde(default)]
     pub exact: bool,
@@ -102,6 +106,12 @@ impl SimulationSpec {
         spec.engine.validate()?;
         spec.workload.validate()?;
         spec.objectives.validate()?;
+        spec.early_stop.validate()?;
+        if spec.early_stop.is_on() && (spec.workload.drain() || spec.workload.is_replay()) {
+            return invalid(
+                "early_stop is for generated traffic that is cut at duration_s: leave it out, or drain and replay",
+            );
+        }
         if let Some(period) = spec.collect.timeseries_s
             && !(period >= 1e-3 && period.is_finite())
         {
@@ -118,6 +128,8 @@ pub enum Outcome {
     Ok {
         /// Scalars.
         summary: Summary,
+        /// When and why it ended before its time, if it did.
+        stopped: Option<(Picoseconds, StopReason)>,
         /// Frames that were asked for.
         frames: Box<Frames>,
     },
@@ -227,10 +239,16 @@ impl Run<'_> {
                 prefix_caching: config.enable_prefix_caching,
                 asynchronous: config.async_scheduling,
                 end,
+                early_stop: spec.early_stop,
             },
         );
         simulator::run(&mut engine, &mut driver, &mut UpdateReport::default())?;
-        let end = end.unwrap_or_else(|| duration.max(driver.last_delivery()));
+        let stopped = driver.stopped();
+        let end = match (stopped, end) {
+            (Some((at, _)), _) => at,
+            (None, Some(end)) => end,
+            (None, None) => duration.max(driver.last_delivery()),
+        };
         engine.scheduler.settle();
         let scheduler = &engine.scheduler;
         let (on_the_way, mut recorder) = driver.finish(end, scheduler)?;
@@ -247,6 +265,7 @@ impl Run<'_> {
         let frames = recorder.into_frames(&self.ranks, &self.rates, spec.collect.adapters);
         Ok(Outcome::Ok {
             summary,
+            stopped,
             frames: Box::new(frames),
         })
     }

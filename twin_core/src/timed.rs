@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::api_server::ApiServer;
 use crate::cost::CostModel;
+use crate::early_stop::{EarlyStopSpec, StopReason, Watch};
 use crate::engine::{Batch, NewRequest, Scheduler, UpdateReport};
 use crate::error::{Result, TwinError};
 use crate::lora::LoraEvent;
@@ -35,6 +36,8 @@ pub struct Conditions {
     pub asynchronous: bool,
     /// When the client stops; `None` to wait for what is in flight.
     pub end: Option<Picoseconds>,
+    /// When to stop before that.
+    pub early_stop: EarlyStopSpec,
 }
 
 /// Time, traffic and measures of one run.
@@ -64,7 +67,11 @@ pub struct TimedDriver<'a, T: Traffic> {
     waiting: usize,
     iterations: u64,
     arrivals: u64,
+    looked_at: u64,
     cancelled: bool,
+    watch: Option<Watch>,
+    refused: bool,
+    stopped: Option<(Picoseconds, StopReason)>,
 }
 
 impl<'a, T: Traffic> TimedDriver<'a, T> {
@@ -97,7 +104,14 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             waiting: 0,
             iterations: 0,
             arrivals: 0,
+            looked_at: 0,
             cancelled: false,
+            watch: conditions
+                .end
+                .filter(|_| conditions.early_stop.is_on())
+                .map(|end| Watch::new(conditions.early_stop, end)),
+            refused: false,
+            stopped: None,
         }
     }
 
@@ -106,11 +120,17 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
         self.delivered
     }
 
+    /// When and why the run was stopped before its time.
+    pub fn stopped(&self) -> Option<(Picoseconds, StopReason)> {
+        self.stopped
+    }
+
     /// Accepts or refuses every connection up to `until`. Connections are freed only by an update, so this is exact as long as
     /// it runs before each.
     fn accept(&mut self, until: Picoseconds) {
         while self.traffic.peek().is_some_and(|at| at <= until) {
             let full = self.in_flight >= self.max_connections;
+            self.refused |= full;
             if full && !self.recorder.keeps_requests() {
                 let count = self.traffic.refuse_until(until);
                 self.look(count);
@@ -139,10 +159,21 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
     /// Counts arrivals and looks at the cancel flag now and then.
     fn look(&mut self, arrivals: u64) {
         self.arrivals += arrivals;
-        if self.arrivals >= CANCEL_EVERY_ARRIVALS {
-            self.arrivals = 0;
+        if self.arrivals >= self.looked_at + CANCEL_EVERY_ARRIVALS {
+            self.looked_at = self.arrivals;
             self.cancelled |= self.cancel.load(Ordering::Relaxed);
         }
+    }
+
+    /// Requests have finished: a look at whether the run may end.
+    fn watch(&mut self) {
+        let Some(watch) = self.watch.as_mut().filter(|watch| watch.is_due(self.delivered)) else {
+            return;
+        };
+        let backlog = self.waiting > 0 || self.refused;
+        self.refused = false;
+        let progress = self.recorder.progress(self.delivered, self.arrivals, backlog);
+        self.stopped = watch.look(progress).map(|reason| (self.delivered, reason));
     }
 
     fn ingress_delay(&self) -> Picoseconds {
@@ -268,6 +299,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         if !report.finished.is_empty() {
             let scheduler = &engine.scheduler;
             (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
+            self.watch();
         }
     }
 
@@ -277,7 +309,11 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         if self.cancelled || (look && self.cancel.load(Ordering::Relaxed)) {
             return Err(TwinError::Interrupted);
         }
-        Ok(Flow::Continue)
+        Ok(if self.stopped.is_some() {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        })
     }
 }
 

@@ -39,7 +39,7 @@ fn results(library: &Library, document: &Value, exact: bool) -> String {
     document["exact"] = json!(exact);
     let spec = SimulationSpec::parse(&document.to_string()).expect("a valid document");
     match simulate(library, &spec, &AtomicBool::new(false)).expect("it runs") {
-        Outcome::Ok { summary, frames } => format!("{:?} {frames:?}", summary.values),
+        Outcome::Ok { summary, frames, .. } => format!("{:?} {frames:?}", summary.values),
         Outcome::Infeasible { error, .. } => error,
     }
 }

@@ -139,7 +139,7 @@ proptest! {
         let with_rows = run(&document);
         document["collect"] = json!({"adapters": true});
         let without = run(&document);
-        let (Outcome::Ok { summary: a, frames: rows }, Outcome::Ok { summary: b, frames }) = (with_rows, without) else {
+        let (Outcome::Ok { summary: a, frames: rows, .. }, Outcome::Ok { summary: b, frames, .. }) = (with_rows, without) else {
             panic!("both start")
         };
         prop_assert_eq!(format!("{a:?}"), format!("{b:?}"));

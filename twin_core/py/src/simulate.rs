@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use twin_core::early_stop::StopReason;
 use twin_core::metrics::{Metric, Summary};
 use twin_core::simulation::{self, Outcome, SimulationSpec};
 use twin_core::sweep;
+use twin_core::time::{Picoseconds, to_seconds};
 
 use crate::library::Library;
 use crate::{frames, interrupt, to_py};
@@ -23,9 +25,15 @@ pub fn simulate<'py>(py: Python<'py>, library: &Library, spec_json: &str) -> PyR
     )?;
     let dict = PyDict::new(py);
     match outcome {
-        Outcome::Ok { summary, frames } => {
+        Outcome::Ok {
+            summary,
+            stopped,
+            frames,
+        } => {
             dict.set_item("status", "ok")?;
             dict.set_item("error", py.None())?;
+            dict.set_item("stopped_at_s", stopped.map(stopped_at_s))?;
+            dict.set_item("stop_reason", stopped.map(stop_reason))?;
             dict.set_item("metrics", frames::summary(py, &summary)?)?;
             dict.set_item(
                 "requests",
@@ -44,6 +52,8 @@ pub fn simulate<'py>(py: Python<'py>, library: &Library, spec_json: &str) -> PyR
         Outcome::Infeasible { error, .. } => {
             dict.set_item("status", "infeasible")?;
             dict.set_item("error", error)?;
+            dict.set_item("stopped_at_s", py.None())?;
+            dict.set_item("stop_reason", py.None())?;
             dict.set_item("metrics", PyDict::new(py))?;
             for frame in ["requests", "adapters", "timeseries", "steps"] {
                 dict.set_item(frame, py.None())?;
@@ -73,14 +83,16 @@ pub fn simulate_many<'py>(
             None => Ok(()),
         },
     )?;
-    let (status, error) = (PyList::empty(py), PyList::empty(py));
+    let [status, error, stopped_at, stopped_why] = [(); 4].map(|()| PyList::empty(py));
     let names = Summary::columns();
     let metrics: Vec<_> = names.iter().map(|_| PyList::empty(py)).collect();
     for row in rows {
         match row {
-            Ok(Outcome::Ok { summary, .. }) => {
+            Ok(Outcome::Ok { summary, stopped, .. }) => {
                 status.append("ok")?;
                 error.append(py.None())?;
+                stopped_at.append(stopped.map(stopped_at_s))?;
+                stopped_why.append(stopped.map(stop_reason))?;
                 for (column, &(_, value)) in metrics.iter().zip(&summary.values) {
                     column.append(frames::metric(py, value)?)?;
                 }
@@ -88,11 +100,15 @@ pub fn simulate_many<'py>(
             Ok(Outcome::Infeasible { error: why, .. }) => {
                 status.append("infeasible")?;
                 error.append(why)?;
+                stopped_at.append(py.None())?;
+                stopped_why.append(py.None())?;
                 metrics.iter().try_for_each(|column| column.append(py.None()))?;
             }
             Err(why) => {
                 status.append("failed")?;
                 error.append(why.to_string())?;
+                stopped_at.append(py.None())?;
+                stopped_why.append(py.None())?;
                 metrics.iter().try_for_each(|column| column.append(py.None()))?;
             }
         }
@@ -100,10 +116,20 @@ pub fn simulate_many<'py>(
     let dict = PyDict::new(py);
     dict.set_item("status", status)?;
     dict.set_item("error", error)?;
+    dict.set_item("stopped_at_s", stopped_at)?;
+    dict.set_item("stop_reason", stopped_why)?;
     for ((name, _), column) in names.iter().zip(metrics) {
         dict.set_item(name, column)?;
     }
     Ok(dict)
+}
+
+fn stopped_at_s((at, _): (Picoseconds, StopReason)) -> f64 {
+    to_seconds(at)
+}
+
+fn stop_reason((_, reason): (Picoseconds, StopReason)) -> &'static str {
+    reason.as_str()
 }
 
 /// Name and kind ("int" or "float") of every metric, in order.

@@ -115,9 +115,9 @@ impl Histogram {
         }
     }
 
-    /// Durations counted.
-    pub fn total(&self) -> u64 {
-        self.total
+    /// Sum of the durations, and how many there are.
+    pub fn sum(&self) -> (u128, u64) {
+        (self.sum, self.total)
     }
 
     /// Mean, std and percentiles in milliseconds (linear between neighbours, as numpy's); NaN when empty.

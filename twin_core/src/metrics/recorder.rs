@@ -6,6 +6,7 @@ use super::objectives::Objectives;
 use super::requests::{RequestColumns, RequestStatus, time_per_output_token};
 use super::steps::StepColumns;
 use super::timeseries::{Gauges, Sampler, TimeseriesColumns};
+use crate::early_stop::Progress;
 use crate::engine::{Batch, NewRequest, Request, Scheduler, UpdateReport};
 use crate::lora::LoraEvent;
 use crate::time::Picoseconds;
@@ -272,6 +273,26 @@ impl Recorder {
         if let Some(rows) = &mut self.request_rows {
             rows.leave(request, RequestStatus::Unfinished);
         }
+    }
+
+    /// The run up to `at`, where `arrived` requests have been sent; `backlog` as [`Progress`] has it.
+    pub fn progress(&self, at: Picoseconds, arrived: u64, backlog: bool) -> Progress {
+        let mut progress = Progress {
+            at,
+            arrived,
+            scheduled_tokens: self.tokens_scheduled,
+            ttft: self.ttft.sum(),
+            tpot: self.tpot.sum(),
+            backlog,
+            ..Progress::default()
+        };
+        for counter in &self.counters {
+            progress.accepted.0 += counter.arrived;
+            progress.accepted.1 += counter.offered_tokens;
+            progress.finished.0 += counter.finished;
+            progress.finished.1 += counter.input_tokens + counter.output_tokens;
+        }
+        progress
     }
 
     /// The frames that were asked for.

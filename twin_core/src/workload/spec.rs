@@ -212,6 +212,11 @@ impl WorkloadSpec {
         }
     }
 
+    /// Whether it is a given list of requests.
+    pub fn is_replay(&self) -> bool {
+        matches!(self, Self::Replay(_))
+    }
+
     /// Checks the numbers.
     pub fn validate(&self) -> Result<()> {
         let duration = self.duration_s();
