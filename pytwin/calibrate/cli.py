@@ -114,10 +114,10 @@ def fit(
     format
         Of the summary on stdout.
     """
+    from pytwin.calibrate.recordings import directories
     from pytwin.calibrate.recordings import fit as fit_profile
     from pytwin.calibrate.recordings import read_runs
     from pytwin.catalog import load_profile
-    from pytwin.record.read import recordings as directories
 
     if not recordings:
         raise DataError("recordings (none) must be at least one: name a directory")

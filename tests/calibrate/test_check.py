@@ -292,6 +292,7 @@ def test_a_run_held_out_on_the_command_line(cli, exact, tmp_path):
     [
         (("fit", "{other}", "-o", "made.txt"), "must end in .json"),
         (("fit", "-o", "made.json"), "must be at least one"),
+        (("fit", "{tables}", "-o", "{here}/made.json"), "python -m calibration.refit --traces"),
         (("fit", "{here}", "-o", "{here}/made.json"), "holds no recording"),
         (("check", "absent-profile", "{other}"), "absent-profile"),
         (("check", "{profile}", "{here}/absent"), "does not exist"),
@@ -302,7 +303,13 @@ def test_a_run_held_out_on_the_command_line(cli, exact, tmp_path):
 )
 def test_mistakes_are_one_line_and_exit_2(cli, exact, tmp_path, arguments, said):
     profile, other = exact
-    words = [word.format(other=other, here=tmp_path, profile=profile) for word in arguments]
+    tables = tmp_path.parent / f"{tmp_path.name}-tables"
+    tables.mkdir()
+    (tables / "runs.parquet").write_bytes(b"")
+    words = [
+        word.format(other=other, here=tmp_path, profile=profile, tables=tables)
+        for word in arguments
+    ]
     done = cli("calibrate", *words)
     assert done.code == 2
     assert said in done.err

@@ -44,6 +44,16 @@ class FitResult:
     left_out: dict[str, str]
 
 
+def directories(folder: str | Path) -> list[Path]:
+    """The recordings in a directory: itself, or those below it; DataError where there is none."""
+    if (Path(folder) / "runs.parquet").is_file():
+        raise DataError(
+            f"{folder} holds measured tables (runs.parquet), no recording: refit the shipped "
+            "profiles from such tables with python -m calibration.refit --traces DIR"
+        )
+    return recordings(folder)
+
+
 def read_runs(paths: Sequence[str | Path], *, torn: Torn = "error") -> list[RecordedRun]:
     """Every recording in these directories (each one recording, or a folder of them).
 
@@ -52,14 +62,7 @@ def read_runs(paths: Sequence[str | Path], *, torn: Torn = "error") -> list[Reco
     DataError: a recording that is missing, broken, torn, empty or of an engine version that
         pytwin does not model; or a directory of measured tables.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if (path / "runs.parquet").is_file():
-            raise DataError(
-                f"{path} holds measured tables (runs.parquet), no recording: refit the shipped "
-                "profiles from such tables with python -m calibration.refit --traces DIR"
-            )
-        found += recordings(path)
+    found = [path for folder in paths for path in directories(folder)]
     return [read_run(read_recording(path, torn=torn)) for path in found]
 
 
