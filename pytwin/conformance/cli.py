@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -122,6 +122,7 @@ def replay(
     /,
     *,
     engine_version: str | None = None,
+    torn: Literal["error", "drop"] = "error",
     format: Format = "table",  # noqa: A002
 ) -> int:
     """Replay recorded runs of a real vLLM in the twin; exit 1 when a decision differs.
@@ -132,6 +133,8 @@ def replay(
         a recording (JSON-lines files), or a directory of recordings.
     engine_version:
         instead of the one that the recording names.
+    torn:
+        what to do about a torn last line, which a killed server leaves: error, or drop it.
     format:
         of the table on stdout.
     """
@@ -140,7 +143,7 @@ def replay(
     from .versions import engine_version as version_of
 
     version = version_of(engine_version) if engine_version is not None else None
-    results = [replay_one(recorded_run(path, version)) for path in recordings(directory)]
+    results = [replay_one(recorded_run(path, version, torn=torn)) for path in recordings(directory)]
     for result in results:
         if result.first is not None:
             _say(f"{result.name}: first difference at {result.first}")

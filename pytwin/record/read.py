@@ -167,26 +167,6 @@ def read_recording(directory: str | Path, *, torn: Torn = "error") -> Recording:
     return recording
 
 
-def read_recordings(directory: str | Path, *, torn: Torn = "error") -> list[Recording]:
-    """Every recording under a directory.
-
-    Raises:
-        RecordingError: as `read_recording`; also when they are of different vLLM versions, models
-            or devices, which no single profile can stand for.
-    """
-    read = [read_recording(path, torn=torn) for path in recordings(directory)]
-    for what, values in {
-        "vLLM versions": {r.header.vllm for r in read},
-        "models": {str(r.header.model.get("name", "")) for r in read},
-        "devices": {r.worker.device if r.worker else "" for r in read},
-        "formats": {str(r.header.format) for r in read},
-    }.items():
-        if len(values) > 1:
-            raise RecordingError(f"{directory} mixes {what} ({', '.join(sorted(values))}): "
-                                 "keep recordings of one server kind together")  # fmt: skip
-    return read
-
-
 def _files(directory: Path) -> list[Path]:
     """The files of an engine in the directory; those of an API server alone are no recording."""
     return [path for path in directory.glob("*.jsonl") if not path.name.startswith(_FRONTEND)]
@@ -261,7 +241,7 @@ def _recording(path: Path, events: dict[str, list[ev.Event]], torn: tuple[str, .
         path=path,
         header=header,
         worker=next((e for f in events.values() for e in f if isinstance(e, ev.Worker)), None),
-        closed=None if header.format == 0 else whole and not told,
+        closed=None if header.format == 0 else whole and not told and not torn,
         torn=torn,
         stopped=told[0] if told else "",
         cost_s=sum(e.cost for e in costs) if costs else None,

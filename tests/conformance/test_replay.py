@@ -9,6 +9,7 @@ import pytest
 
 from pytwin.conformance.client import Reference
 from pytwin.conformance.replay import RecordingError, recorded_run, recordings, replay
+from tests.conftest import Outcome
 
 STEPS = {
     "async_llm_200req_12lora_prefix": 2220,
@@ -147,6 +148,20 @@ def test_a_bad_recording_is_told_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         recorded_run(write(tmp_path / "run", [dict(event) for event in core], WORKER))
     assert "\n" not in str(caught.value)
+
+
+def test_a_torn_last_line_is_an_error_unless_dropped(
+    tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    path = write(tmp_path / "run", CORE, WORKER)
+    with (path / "worker.jsonl").open("a") as file:
+        file.write('{"e":"exec","k":2')
+    done = cli("conformance", "replay", path)
+    assert (done.code, done.out) == (2, "")
+    assert "--torn drop" in done.err
+    done = cli("conformance", "replay", path, "--torn", "drop", "--format", "json")
+    assert done.code == 0
+    assert json.loads(done.out)[0]["differences"] == 0
 
 
 def test_no_recording_at_all(tmp_path: Path) -> None:
