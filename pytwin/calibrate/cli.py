@@ -114,9 +114,8 @@ def fit(
     format
         Of the summary on stdout.
     """
-    from pytwin.calibrate.recordings import directories
+    from pytwin.calibrate.recordings import directories, read_runs
     from pytwin.calibrate.recordings import fit as fit_profile
-    from pytwin.calibrate.recordings import read_runs
     from pytwin.catalog import load_profile
 
     if not recordings:
