@@ -280,3 +280,27 @@ def test_several_runs_tell_how_far_runs_differ(tmp_path):
     assert len(document["uncertainty"]["log_ratios"]) == 3
     alone = fit(runs[:1], model="m", gpu="g").document
     assert "other runs may differ more" in alone["uncertainty"]["method"]
+
+
+def test_kv_blocks_set_by_hand_are_the_servers_setting(tmp_path):
+    run = record(
+        tmp_path / "run",
+        header={"kv": {"num_gpu_blocks_override": 160, "kv_cache_memory_bytes": 12_800_000}},
+    )
+    lines = (run / "worker.jsonl").read_text().splitlines()
+    lines.insert(1, json.dumps({"e": "worker", "device": "EPYC", "kv": 2_560_000, "weights": 100}))
+    (run / "worker.jsonl").write_text("\n".join(lines) + "\n")
+    result = fit(read_runs([run]), model="m")
+    assert "num_gpu_blocks_override (160) set the KV blocks" in "\n".join(result.remarks)
+    path = profile_of(result, tmp_path / "made.json")
+    traffic = pt.Workload.poisson(rate_rps=1, lengths=(50, 5), duration_s=5)
+    server = pt.EngineConfig(profile=path, max_loras=4, max_lora_rank=32)
+    same = pt.simulate(server, traffic)
+    assert same.metrics["kv_blocks"] == 160
+    assert not any("num_gpu_blocks_override" in reason for reason in same.extrapolated)
+    other = pt.simulate(server.replace(num_gpu_blocks_override=200), traffic)
+    assert any("num_gpu_blocks_override" in reason for reason in other.extrapolated)
+    data = result.document
+    del data["server"]["num_gpu_blocks_override"]
+    free = pt.EngineConfig(profile=profile_of(result, tmp_path / "free.json"), max_loras=4)
+    assert pt.simulate(free, traffic).metrics["kv_blocks"] == 800  # what kv_cache_memory_bytes give
