@@ -21,7 +21,8 @@ STARVED_BELOW = 0.9
 
 _NEEDED = (
     "profile", "rates_rps", "ranks", "lengths", "served_adapters", "max_loras", "max_lora_rank",
-    "duration_s", "seed", "status", "total_throughput", "mean_tpot_ms", "mean_ttft_ms", "adapters_missing_slo",
+    "duration_s", "seed", "status", "total_throughput", "mean_tpot_ms", "mean_ttft_ms",
+    "adapters_missing_slo",
 )  # fmt: skip
 
 

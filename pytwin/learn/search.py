@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytwin import _core
+from pytwin.errors import PytwinError
 from pytwin.learn.bundle import Bundle
 from pytwin.learn.describe import Describer, Setting
 from pytwin.learn.question import Question
@@ -92,18 +93,22 @@ class Searcher:
         x = self.describer.features(question.traffic, question.settings, question.duration_s)
         starts = ~_missing(x)
         answers = self._models(x)
-        candidates, reasons = [], list[str]()
+        candidates: list[Candidate] = []
+        reasons: dict[str, str] = {}
         for index, setting in enumerate(question.settings):
             if not starts[index]:
                 continue
             why = self._why_not(x[index])
             if why:
-                reasons += [reason for reason in why if reason not in reasons]
-                candidates.append(self._mean_field(setting, x[index]))
+                guess = self._mean_field(setting, x[index])
+                candidates.append(guess)
+                if guess.failing < 1.0:  # far beyond the edge nobody need be asked
+                    for reason in why:
+                        reasons.setdefault(reason.split()[0], reason)
             else:
                 candidates.append(self._from_models(setting, answers, index))
         stuck = [s for s, ok in zip(question.settings, starts, strict=True) if not ok]
-        return candidates, stuck, reasons
+        return candidates, stuck, list(reasons.values())
 
     def verify(
         self, candidates: Sequence[Candidate], held: Sequence[Candidate] = ()
@@ -150,6 +155,8 @@ class Searcher:
         found = []
         for index, setting in enumerate(listed):
             metrics = {name: columns[name][index] for name in names}
+            if columns["status"][index] == "failed":
+                raise PytwinError(str(columns["error"][index]))
             if columns["status"][index] == "ok":
                 found.append(self._simulated(setting, metrics))
         return found
