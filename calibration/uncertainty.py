@@ -49,13 +49,11 @@ _DRAWS = 16
 _SEEDS = 8  # what the draws of a prediction are spread over
 _BASE_SEEDS = 2
 _RESPONSES = 2  # every second run tells how metrics respond to the factors
-# By how much each factor is moved to see the response; those not named here leave no trace in the
-# runs and are taken from the errors of their own measurements.
+# By how much each factor is moved to see the response.
 _NUDGES = {
-    "step_time": 0.03, "batch": 0.05, "slots": 0.05, "adapters": 0.05, "frontend": 0.2,
-    "polls": 0.2, "kv_memory": 0.03,
+    "step_time": 0.03, "batch": 0.05, "slots": 0.05, "adapters": 0.05, "load_time": 0.2,
+    "frontend": 0.2, "polls": 0.2, "kv_memory": 0.03,
 }  # fmt: skip
-_HALF_NORMAL = math.sqrt(math.pi / 2)  # standard deviation over mean absolute value
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def learn(
         for config, real in replay.cases(traces, "ml_test", profile.model, queued_share)
         if config.excluded is None
     ]
-    factors = {**_own_errors(profile), **_from_runs(runs[::_RESPONSES])}
+    factors = _from_runs(runs[::_RESPONSES])
     drawn = _simulate(runs, lambda run: _draws(run.profile, factors))
     enlarged = _enlargement(profile) if held_out is None else {}
     rest = {
@@ -128,12 +126,6 @@ def _unseen(profile: Profile, config: RunConfig, held_out: Path | None) -> Profi
     if held_out is None:
         return profile
     return load_profile(str(held_out / profile.name / f"{config.run_id.split('/')[-2]}.json"))
-
-
-def _own_errors(profile: Profile) -> dict[str, float]:
-    """Spread of the loads' duration, from the errors of its own fit."""
-    loads = profile.data["errors"]["load_time"]
-    return {"load_time": _HALF_NORMAL * float(loads["memory_mape_percent"]) / 100}
 
 
 def _from_runs(runs: Sequence[Seen]) -> dict[str, float]:

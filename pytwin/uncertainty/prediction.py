@@ -264,7 +264,7 @@ def rows_of(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     for status, error in zip(columns["status"], columns["error"], strict=True):
         if status != "ok":
             raise PytwinError(str(error))
-    names = [name for name in columns if name not in ("status", "error")]
+    names = [name for name, _ in _core.metric_columns()]
     return [
         dict(zip(names, row, strict=True))
         for row in zip(*(columns[name] for name in names), strict=True)

@@ -211,7 +211,7 @@ def _fold(
         if status != "ok":
             prediction.status, prediction.error = "failed", error
             return
-    names = [name for name in columns if name not in ("status", "error")]
+    names = [name for name, _ in _core.metric_columns()]
     rows = [{name: columns[name][row] for name in names} for row in range(first, first + len(team))]
     found = outlook(team, rows, uncertainty_of(case.server.loaded_profile))
     prediction.metrics = found.estimates
