@@ -85,9 +85,9 @@ TARGETS = (
 _RISING = {"utilisation", "slot_pressure", "slot_wait_s", "slot_queue", "kv_pressure"}
 
 READABLE = (
-    "utilisation", "served_share", "kv_pressure", "slot_pressure", "slot_wait_s", "slots_per_adapter",
-    "slot_queue", "top_slots_share", "rate_max_rps", "step_ms", "gain", "load_share", "served_adapters",
-    "max_loras",
+    "utilisation", "served_share", "kv_pressure", "slot_pressure", "slot_wait_s", "slot_queue",
+    "slots_per_adapter", "top_slots_share", "rate_max_rps", "step_ms", "gain", "load_share",
+    "served_adapters", "max_loras",
 )  # fmt: skip
 """Features that the readable models may use: each has a meaning at a glance."""
 
