@@ -154,16 +154,23 @@ WORKLOAD_KEYS: dict[str, Key] = {
 }
 """Traffic: the arguments of `pytwin.workload.workload_from_values`."""
 
-OBJECTIVE_KEYS: dict[str, Key] = {
-    name: Key(name, "float") for name in ("ttft_slo_ms", "tpot_slo_ms")
+RUN_KEYS: dict[str, Key] = {
+    key.name: key
+    for key in (
+        Key("ttft_slo_ms", "float"),
+        Key("tpot_slo_ms", "float"),
+        Key("exact_quantiles", "bool"),
+        Key("stop_starving", "bool"),
+        Key("stop_tolerance", "float"),
+    )
 }
-"""What requests are judged by: the arguments of `pytwin.simulate` of these names."""
+"""How a run is judged, and when it may end early: arguments of `pytwin.simulate`."""
 
 KEYS: dict[str, Key] = {
     "label": Key("label", "str"),
     **ENGINE_KEYS,
     **WORKLOAD_KEYS,
-    **OBJECTIVE_KEYS,
+    **RUN_KEYS,
     "seed": Key("seed", "int"),
 }
 """Every row key, in the order of the result's columns. `label` is free text, carried along."""

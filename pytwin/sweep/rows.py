@@ -12,7 +12,7 @@ from pytwin import _core
 from pytwin.config import EngineConfig
 from pytwin.errors import PytwinError
 from pytwin.simulation import Twin, extrapolated
-from pytwin.sweep.keys import ENGINE_KEYS, OBJECTIVE_KEYS, WORKLOAD_KEYS, Key
+from pytwin.sweep.keys import ENGINE_KEYS, RUN_KEYS, WORKLOAD_KEYS, Key
 from pytwin.workload import GeneratedWorkload
 from pytwin.workload.plain import workload_from_values
 
@@ -49,8 +49,8 @@ def prepare(twin: Twin, row: Row) -> Prepared:
     try:
         server = EngineConfig(**_given(row, ENGINE_KEYS))
         traffic = workload_from_values(**_given(row, WORKLOAD_KEYS))
-        judged = _given(row, OBJECTIVE_KEYS)
-        document = _JSON.encode(twin.spec(server, traffic, seed=row["seed"], **judged)).decode()
+        options = _given(row, RUN_KEYS)
+        document = _JSON.encode(twin.spec(server, traffic, seed=row["seed"], **options)).decode()
     except PytwinError as error:
         return Prepared(error=str(error))
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -108,7 +108,8 @@ def simulate_rows(
     Returns
     -------
     pl.DataFrame: one row per row: `columns`, status (ok, infeasible, failed), error,
-        extrapolated, extrapolated_why, then the metrics (null where not ok).
+        extrapolated, extrapolated_why, stopped_at_s and stop_reason (null for a full run), then
+        the metrics (null where not ok).
     """
     batch = prepare_rows(twin, _moved(rows, profiles or {}), lambda: False)
     return simulate_batch(replace(batch, rows=rows), columns, workers, progress)
@@ -134,6 +135,8 @@ def schema(columns: Sequence[Key]) -> dict[str, pl.DataType]:
         "error": pl.String,
         "extrapolated": pl.Boolean,
         "extrapolated_why": pl.String,
+        "stopped_at_s": pl.Float64,
+        "stop_reason": pl.String,
     }
     for name, kind in _core.metric_columns():
         result[name] = types[kind]
@@ -177,7 +180,7 @@ def _frame(
     ]
     data["extrapolated"] = [None if why is None else bool(why) for why in reasons]
     data["extrapolated_why"] = ["; ".join(why) if why else None for why in reasons]
-    for name in metrics:
+    for name in ("stopped_at_s", "stop_reason", *metrics):
         answered = answers[name]
         data[name] = [None if at is None else answered[at] for at in places]
     # The mean of nothing is NaN in the core, and null in a frame: NaN would spoil later sums.

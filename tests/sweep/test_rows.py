@@ -46,7 +46,9 @@ def test_inputs_come_first_then_status_then_metrics(document: dict[str, Any]) ->
         "rates_rps", "ranks", "lengths", "duration_s", "seed",
     ]  # fmt: skip
     after = names[names.index("status") :]
-    assert after[:4] == ["status", "error", "extrapolated", "extrapolated_why"]
+    assert after[:6] == [
+        "status", "error", "extrapolated", "extrapolated_why", "stopped_at_s", "stop_reason",
+    ]  # fmt: skip
     assert {"total_throughput", "mean_ttft_ms", "p99_itl_ms", "starved", "kv_blocks"} < set(after)
     assert not [name for name in names if "host" in name or "worker" in name or "wall" in name]
 
@@ -114,6 +116,33 @@ def test_extrapolation_is_told(document: dict[str, Any]) -> None:
     for row in frame.iter_rows(named=True):
         assert row["extrapolated"] == (row["max_loras"] == 32)
         assert ("max_loras" in (row["extrapolated_why"] or "")) == row["extrapolated"]
+
+
+def test_objectives_and_early_stops_are_row_keys(document: dict[str, Any]) -> None:
+    base = document["base"] | {"duration_s": 600, "max_loras": 1, "lengths": [60, 200]}
+    rows = [
+        {},
+        {"stop_starving": True},
+        {"ttft_slo_ms": 1e-3},
+        {"tpot_slo_ms": 1e9, "ttft_slo_ms": 1e9},
+        {"stop_tolerance": 1.5},
+        {"ttft_slo_ms": -1},
+        {"rates_rps": 0.001, "stop_starving": True},
+    ]
+    grid = {"served_adapters": [8]}
+    every = [{"rates_rps": 4} | row for row in rows]
+    frame = simulated({"base": base, "list": every, "grid": grid})
+    status = ["ok", "ok", "ok", "ok", "failed", "failed", "ok"]
+    assert frame["status"].to_list() == status, frame["error"].to_list()
+    stopped = ["starving" if place == 1 else None for place in range(len(rows))]
+    assert frame["stop_reason"].to_list() == stopped
+    assert 0 < frame["stopped_at_s"][1] < 600
+    assert frame["stopped_at_s"].null_count() == len(rows) - 1
+    assert frame["duration"][1] == frame["stopped_at_s"][1]
+    attained = frame["slo_attainment"].to_list()
+    assert attained[2] == 0 < attained[0] < attained[3] == 1
+    assert frame["error"][4] == "stop_tolerance (1.5) must be > 0 and < 1, or None"
+    assert frame["error"][5].startswith("ttft_slo_ms (-1.0) must be > 0")
 
 
 def test_types_do_not_depend_on_what_happened(document: dict[str, Any]) -> None:
