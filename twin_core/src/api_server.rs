@@ -25,6 +25,7 @@ pub struct ApiServer<'a> {
     cost: &'a CostModel,
     busy_until: Picoseconds,
     seen: Vec<bool>,
+    unseen: usize,
     poll: Option<Poll>,
 }
 
@@ -35,6 +36,7 @@ impl<'a> ApiServer<'a> {
             cost,
             busy_until: 0,
             seen: vec![false; num_adapters as usize + 1],
+            unseen: num_adapters as usize,
             poll: poll_period.map(|period| Poll {
                 period: period.max(1),
                 next: 0,
@@ -48,10 +50,26 @@ impl<'a> ApiServer<'a> {
         self.advance(at);
         let turn = at.max(self.busy_until);
         if adapter != 0 && !std::mem::replace(&mut self.seen[adapter as usize], true) {
+            self.unseen -= 1;
             self.busy_until = turn + self.cost.first_request();
             return self.busy_until;
         }
         turn
+    }
+
+    /// Whether no arrival can block it any more: every adapter has had its first request, or that costs nothing.
+    pub fn knows_all(&self) -> bool {
+        self.unseen == 0 || self.cost.first_request() == 0
+    }
+
+    /// When it has done all that it was given.
+    pub fn busy_until(&self) -> Picoseconds {
+        self.busy_until
+    }
+
+    /// When it is polled next, if anybody polls.
+    pub fn next_poll(&self) -> Option<Picoseconds> {
+        self.poll.as_ref().map(|poll| poll.next)
     }
 
     /// When tokens that are ready at `ready` leave.

@@ -42,6 +42,15 @@ impl Engine {
             batches_in_flight: if config.async_scheduling { 2 } else { 1 },
         }
     }
+
+    /// Lets the step in `batch` and those that repeat it pass, up to the last of `steps` more, which `batch` is then. Their
+    /// tokens reach the client from `first` on, those of the last but one at `latest`.
+    pub fn repeat(&mut self, batch: &mut Batch, steps: u64, first: Picoseconds, latest: Picoseconds) {
+        self.scheduler.repeat(batch, steps, first, latest);
+        if let Some(lora) = self.lora.as_mut() {
+            lora.repeat(steps);
+        }
+    }
 }
 
 /// What the driver does after an iteration.
@@ -63,8 +72,9 @@ pub trait Driver {
     fn visiting_order(&self) -> Option<&[AdapterId]> {
         None
     }
-    /// A step has been scheduled and its adapters visited: time it.
-    fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]);
+    /// A step has been scheduled and its adapters visited: time it. Where it repeats itself, the driver may let many of them pass
+    /// ([`Engine::repeat`]); `batch` is then the last.
+    fn launched(&mut self, engine: &mut Engine, batch: &mut Batch, events: &[LoraEvent]);
     /// Nothing could be scheduled, nothing is in flight, requests wait: only an arrival can change that.
     fn stalled(&mut self) -> Flow;
     /// The oldest batch has come back. Returns when its tokens reach the client and when those of the batch before did; `None`

@@ -1,5 +1,7 @@
 //! The driver of simulated time: traffic in, costs from the profile, measures out.
 
+mod segment;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -244,7 +246,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         }
     }
 
-    fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]) {
+    fn launched(&mut self, engine: &mut Engine, batch: &mut Batch, events: &[LoraEvent]) {
         let scheduler = &engine.scheduler;
         self.recorder.observe(self.now, scheduler, batch.adapters.len());
         (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
@@ -262,10 +264,12 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
             self.now
         };
         let start = launch.max(self.gpu_free);
-        batch.end = start + load + self.cost.step(batch);
+        let duration = self.cost.step(batch);
+        batch.end = start + load + duration;
         self.gpu_free = batch.end;
         self.recorder.step(start, load, batch, scheduler);
         self.now = launch;
+        self.repeat(engine, batch, duration);
     }
 
     fn stalled(&mut self) -> Flow {

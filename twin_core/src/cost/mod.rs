@@ -1,6 +1,7 @@
 //! What a step, a load and the memory cost: pure functions of a calibrated profile.
 
 pub mod features;
+pub mod line;
 pub mod load_time;
 pub mod memory;
 pub mod polynomial;
@@ -8,6 +9,7 @@ pub mod profile;
 pub mod step_time;
 
 pub use features::{ConfigFeatures, Feature, NUM_FEATURES};
+pub use line::Line;
 pub use memory::{Infeasible, KvPlan};
 pub use polynomial::Polynomial;
 pub use profile::Profile;

@@ -87,6 +87,21 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// By how much the factor changes from step to step while the feature grows from `value` by `growth` > 0 in each, and for
+    /// how many steps that holds.
+    fn slope(self, value: i64, growth: i64) -> (i64, u64) {
+        let until = |end: i64| ((end - value) / growth + 1) as u64;
+        match self {
+            Self::Above(start) if value < start => (0, until(start)),
+            Self::AtMost(end) if value < end => (growth, until(end)),
+            Self::AtLeast(start) if value < start => (0, until(start - 1)),
+            Self::Linear | Self::Above(_) => (growth, u64::MAX),
+            Self::AtMost(_) | Self::AtLeast(_) => (0, u64::MAX),
+        }
+    }
+}
+
 impl Factor {
     fn parts(&self) -> (&str, Shape) {
         match self {
@@ -186,6 +201,26 @@ impl Polynomial {
             sum += monomial.coefficient * i128::from(product);
         }
         sum.clamp(0, i128::from(u64::MAX / 4)) as Picoseconds
+    }
+
+    /// By how much the sum of the terms changes from step to step while one feature grows by `growth` > 0 in each and the others
+    /// stay, and for how many steps that holds; `None` where it is not the same in each.
+    pub fn slope(&self, values: &Values, feature: Feature, growth: i64) -> Option<(i128, u64)> {
+        let (mut slope, mut steps) = (0, u64::MAX);
+        for monomial in &self.monomials {
+            let (first, second) = (monomial.first, monomial.second);
+            let (shape, other) = match (first.0 == feature, second) {
+                (true, Some(second)) if second.0 == feature => return None,
+                (true, other) => (first.1, other),
+                (false, Some(second)) if second.0 == feature => (second.1, Some(first)),
+                (false, _) => continue,
+            };
+            let (change, holds) = shape.slope(values[feature as usize], growth);
+            let other = other.map_or(1, |(feature, shape)| shape.of_int(values[feature as usize]));
+            slope += monomial.coefficient * i128::from(change) * i128::from(other);
+            steps = steps.min(holds);
+        }
+        Some((slope, steps))
     }
 
     /// The cost in picoseconds where features are means, not counts: for estimates without a simulation.

@@ -1,6 +1,7 @@
 //! A profile made ready for one server: times as functions of what a step did.
 
 use super::features::{ConfigFeatures, Feature, NUM_FEATURES, Values};
+use super::line::Line;
 use super::load_time::LoadTimes;
 use super::polynomial::Polynomial;
 use super::profile::Profile;
@@ -42,6 +43,33 @@ impl CostModel {
         self.step
             .eval(&values(&batch.totals, batch.adapters.len()))
             .max(PS_PER_US)
+    }
+
+    /// Durations of the steps that repeat `batch`, a step of plain decodes that takes `duration` without loads: each reads one
+    /// token more per request. `None` where they do not follow a line, or their egress changes.
+    pub fn repeated(&self, batch: &Batch, duration: Picoseconds) -> Option<Line> {
+        let growth = i64::from(batch.totals.decode_seqs);
+        let values = values(&batch.totals, batch.adapters.len());
+        let (slope, steps) = self.step.slope(&values, Feature::ContextTokens, growth)?;
+        let (egress_slope, egress_steps) = self.egress.slope(&values, Feature::ContextTokens, growth)?;
+        // At the lower limit of a step's duration its terms' sum is not known.
+        if egress_slope != 0 || duration <= PS_PER_US {
+            return None;
+        }
+        // This step is the first on the line; the steps that repeat it are the rest.
+        let slope = i64::try_from(slope).ok()?;
+        let room = if slope < 0 {
+            duration - PS_PER_US
+        } else {
+            Picoseconds::MAX / 4 - duration.min(Picoseconds::MAX / 4)
+        };
+        let within_limits = room / slope.unsigned_abs().max(1);
+        let steps = (steps.min(egress_steps) - 1).min(within_limits);
+        (steps > 0).then(|| Line {
+            first: duration.saturating_add_signed(slope),
+            slope,
+            steps,
+        })
     }
 
     /// From the client's send until the scheduler can see the request.

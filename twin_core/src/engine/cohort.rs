@@ -119,6 +119,47 @@ impl Cohort {
         self.latest_token = now;
     }
 
+    /// How many further steps there are before the one in which a member gets its last token, that one included.
+    pub fn repeatable(&self) -> u64 {
+        let next = self.ends.peek().map_or(self.clock, |&Reverse((end, _))| end);
+        next.saturating_sub(self.clock + 1)
+    }
+
+    /// How many of `steps` further steps find their blocks among `free`.
+    pub fn with_blocks(&self, steps: u64, free: u32) -> u64 {
+        let size = u64::from(self.block_size);
+        // As many steps as a block has tokens need one block for each member.
+        let turns = (steps / size).min(u64::from(free / self.len));
+        let mut left = free - turns as u32 * self.len;
+        let mut found = turns * size;
+        while found < steps {
+            let needed = self.block_phase[((self.clock + 1 + found) % size) as usize];
+            if needed > left {
+                break;
+            }
+            left -= needed;
+            found += 1;
+        }
+        found
+    }
+
+    /// The blocks that `steps` further steps take: (first of those steps, stride, how many, blocks in each).
+    pub fn coming_blocks(&self, steps: u64) -> impl Iterator<Item = (u64, u64, u64, u32)> + '_ {
+        let size = u64::from(self.block_size);
+        (0..steps.min(size)).map(move |first| {
+            let blocks = self.block_phase[((self.clock + 1 + first) % size) as usize];
+            (first, size, (steps - 1 - first) / size + 1, blocks)
+        })
+    }
+
+    /// Every member has got `steps` tokens, the first at `first` and the last at `latest`, each at an instant of its own.
+    pub fn repeat(&mut self, steps: u64, first: Picoseconds, latest: Picoseconds) {
+        self.clock += steps;
+        self.deliveries += steps - u64::from(first == self.latest_token);
+        self.context_tokens += steps * u64::from(self.len);
+        self.latest_token = latest;
+    }
+
     /// A member that has all its tokens leaves, its state written back; `None` when there is no other.
     pub fn pop_ended(&mut self, requests: &mut Requests) -> Option<RequestId> {
         loop {

@@ -12,6 +12,7 @@ use super::waiting::WaitingQueue;
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::kv_cache::KvCacheManager;
 use crate::rules::Rules;
+use crate::time::Picoseconds;
 
 /// How much is kept of a run; decisions and times are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +204,38 @@ impl Scheduler {
         } else {
             end
         }
+    }
+
+    /// How many steps like the one just scheduled could follow before a request ends or the general rules are needed.
+    pub fn repeatable(&self, batch: &Batch) -> u64 {
+        let plain = batch.num_cohort > 0
+            && batch.num_cohort as usize == self.running.len()
+            && batch.preempted.is_empty()
+            && (self.waiting.is_empty() || self.admission_settled);
+        if plain { self.cohort.repeatable() } else { 0 }
+    }
+
+    /// How many of `steps` more steps of the cohort find the blocks that they need.
+    pub fn with_free_blocks(&self, steps: u64) -> u64 {
+        self.cohort.with_blocks(steps, self.kv.num_free_blocks())
+    }
+
+    /// The blocks that `steps` more steps of the cohort take: (first of those steps, stride, how many, blocks in each).
+    pub fn coming_blocks(&self, steps: u64) -> impl Iterator<Item = (u64, u64, u64, u32)> + '_ {
+        self.cohort.coming_blocks(steps)
+    }
+
+    /// Makes `batch` the last of `steps` more steps like it: see [`crate::simulator::Engine::repeat`].
+    pub(crate) fn repeat(&mut self, batch: &mut Batch, steps: u64, first: Picoseconds, latest: Picoseconds) {
+        let blocks: u64 = self
+            .cohort
+            .coming_blocks(steps)
+            .map(|(_, _, times, blocks)| times * u64::from(blocks))
+            .sum();
+        let taken = self.kv.take_counted(blocks as u32);
+        debug_assert!(taken, "with_free_blocks() says how many steps there are");
+        self.cohort.repeat(steps, first, latest);
+        batch.totals.context_tokens += steps * u64::from(batch.num_cohort);
     }
 
     /// `long_prefill_token_threshold` for this step; 0 = no cut.

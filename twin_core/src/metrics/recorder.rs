@@ -57,15 +57,15 @@ pub struct Recorder {
     pub(super) load_time: Picoseconds,
     pub(super) tokens_scheduled: u64,
     prompt_tokens: u64,
-    generation_tokens: u64,
+    pub(super) generation_tokens: u64,
     held_until: Picoseconds,
     gauges: Gauges,
     blocks_used: u32,
     pub(super) objectives: Objectives,
-    sampler: Option<Sampler>,
+    pub(super) sampler: Option<Sampler>,
     ttft_of_adapter: Vec<Histogram>,
     request_rows: Option<RequestColumns>,
-    step_rows: Option<StepColumns>,
+    pub(super) step_rows: Option<StepColumns>,
 }
 
 impl Recorder {

@@ -33,7 +33,7 @@ pub struct TimeseriesColumns {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     period: Picoseconds,
-    next: Picoseconds,
+    pub(super) next: Picoseconds,
     columns: TimeseriesColumns,
 }
 

@@ -183,7 +183,7 @@ impl Driver for TraceDriver {
         self.order.get(&self.step.i.to_string()).map(Vec::as_slice)
     }
 
-    fn launched(&mut self, engine: &Engine, batch: &mut Batch, events: &[LoraEvent]) {
+    fn launched(&mut self, engine: &mut Engine, batch: &mut Batch, events: &[LoraEvent]) {
         self.totals.1 += batch.preempted.len() as u64;
         self.totals.2 += u64::from(batch.totals.tokens);
         let idle = batch.is_empty() && batch.preempted.is_empty() && engine.scheduler.has_unfinished();

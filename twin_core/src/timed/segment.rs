@@ -1,0 +1,94 @@
+//! Steps of one shape in a row, in closed form.
+//!
+//! While nothing arrives, nobody finishes and blocks are free, one step of plain decodes is like the one before but for the
+//! context, which grows by one token a request: durations lie on a [`Line`], and all that a step does to clocks, blocks and
+//! measures has a closed sum. A segment ends in front of the first thing that could decide otherwise, and its last step goes the
+//! ordinary way.
+
+use super::TimedDriver;
+use crate::cost::Line;
+use crate::engine::Batch;
+use crate::metrics::Segment;
+use crate::simulator::Engine;
+use crate::time::Picoseconds;
+use crate::workload::Traffic;
+
+impl<T: Traffic> TimedDriver<'_, T> {
+    /// Repeats the step just launched, which takes `duration` without its loads, as often as nothing else can happen: those
+    /// steps are over, and `batch` is the last of them.
+    pub(super) fn repeat(&mut self, engine: &mut Engine, batch: &mut Batch, duration: Picoseconds) {
+        let most = engine.scheduler.repeatable(batch);
+        if most == 0 || self.asynchronous || self.recorder.keeps_steps() {
+            return;
+        }
+        let egress = self.cost.egress(&batch.totals, batch.adapters.len());
+        let delivered = batch.end + egress;
+        // In the segment tokens leave as soon as they are ready.
+        if delivered < self.delivered.max(self.api_server.busy_until()) {
+            return;
+        }
+        let Some(span) = self.quiet_until(egress).checked_sub(batch.end) else {
+            return;
+        };
+        let Some(line) = self.cost.repeated(batch, duration) else {
+            return;
+        };
+        let steps = engine
+            .scheduler
+            .with_free_blocks(1 + line.within(span, (most - 1).min(line.steps - 1)));
+        if steps == 0 {
+            return;
+        }
+        let segment = Segment {
+            steps,
+            seqs: batch.num_cohort,
+            line,
+            begins: batch.end + line.total(steps - 1) as Picoseconds,
+            ends: batch.end + line.total(steps) as Picoseconds,
+            block_time: block_time(engine, &line, steps),
+            first_gap: delivered - self.delivered,
+        };
+        self.previous_delivered = self.delivered;
+        self.delivered = segment.begins + egress;
+        self.now = segment.begins;
+        self.gpu_free = segment.ends;
+        engine.repeat(batch, steps, delivered, self.delivered);
+        self.recorder
+            .repeat(&segment, batch.end, &engine.scheduler, batch.adapters.len());
+        batch.end = segment.ends;
+    }
+
+    /// The instant up to which steps may end without anything but decodes to follow: no request becomes visible, no sample is
+    /// due, and neither the end of the run nor work of the API server touches tokens that leave `egress` later.
+    fn quiet_until(&self, egress: Picoseconds) -> Picoseconds {
+        let delay = self.ingress_delay();
+        let mut quiet = self.recorder.next_sample();
+        if let Some(end) = self.end {
+            quiet = quiet.min(end.saturating_sub(egress));
+        }
+        if let Some(poll) = self.api_server.next_poll() {
+            quiet = quiet.min(poll.saturating_sub(egress + 1));
+        }
+        if let Some(&(turn, _)) = self.ingress.front() {
+            quiet = quiet.min((turn + delay).saturating_sub(1));
+        }
+        if self.in_flight < self.max_connections
+            && let Some(at) = self.traffic.peek()
+        {
+            let harmless = if self.api_server.knows_all() { delay } else { 0 };
+            quiet = quiet.min((at + harmless).saturating_sub(1));
+        }
+        quiet
+    }
+}
+
+/// Blocks taken at the beginnings of the `steps` steps of `line`, each times the span from there to the beginning of the last.
+fn block_time(engine: &Engine, line: &Line, steps: u64) -> u128 {
+    let last = line.total(steps - 1);
+    let demand = engine.scheduler.coming_blocks(steps);
+    demand
+        .map(|(first, stride, times, blocks)| {
+            i128::from(blocks) * (last * i128::from(times) - line.sum_of_totals(first, stride, times))
+        })
+        .sum::<i128>() as u128
+}
