@@ -130,6 +130,13 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
     /// Accepts or refuses every connection up to `until`. Connections are freed only by an update, so this is exact as long as
     /// it runs before each.
     fn accept(&mut self, until: Picoseconds) {
+        if self.traffic.peek().is_some_and(|at| at <= until) {
+            self.accept_arrived(until);
+        }
+    }
+
+    #[inline(never)]
+    fn accept_arrived(&mut self, until: Picoseconds) {
         while self.traffic.peek().is_some_and(|at| at <= until) {
             let full = self.in_flight >= self.max_connections;
             self.refused |= full;

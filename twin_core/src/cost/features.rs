@@ -65,6 +65,11 @@ impl Feature {
             .map(|&(_, feature)| feature)
     }
 
+    /// Whether it is 0 in every step of a server without LoRA.
+    pub fn is_of_lora(self) -> bool {
+        matches!(self, Self::Adapters | Self::LoraSeqs)
+    }
+
     /// Every name a term may use, for error messages.
     pub fn known() -> String {
         let step = Self::NAMES.iter().map(|(name, _)| *name);
@@ -106,6 +111,11 @@ impl ConfigFeatures {
     /// Rank that every slot is allocated for; 0 without LoRA.
     pub fn max_lora_rank(&self) -> i64 {
         self.max_lora_rank as i64
+    }
+
+    /// Whether adapters can be served.
+    pub fn lora_enabled(&self) -> bool {
+        self.lora > 0.0
     }
 
     /// The value of that name.

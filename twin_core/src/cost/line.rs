@@ -25,18 +25,28 @@ impl Line {
         i128::from(self.first) * n + i128::from(self.slope) * (n * (n - 1) / 2)
     }
 
-    /// How many steps, at most `most`, end within `span`.
+    /// How many steps, at most `most`, end within `span`: the root of [`Self::total`], found in floating point and put right in
+    /// integers.
     pub fn within(&self, span: Picoseconds, most: u64) -> u64 {
-        let (mut low, mut high) = (0, most.min(self.steps));
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            if self.total(middle) <= i128::from(span) {
-                low = middle;
-            } else {
-                high = middle - 1;
-            }
+        let most = most.min(self.steps);
+        if most == 0 || self.first > span {
+            return 0;
         }
-        low
+        if self.total(most) <= i128::from(span) {
+            return most;
+        }
+        // slope/2 n^2 + (first - slope/2) n = span, in the form that does not cancel.
+        let half = self.slope as f64 / 2.0;
+        let linear = self.first as f64 - half;
+        let root = (linear * linear + 4.0 * half * span as f64).max(0.0).sqrt();
+        let mut n = ((2.0 * span as f64 / (linear + root)) as u64).clamp(1, most - 1);
+        while self.total(n) > i128::from(span) {
+            n -= 1;
+        }
+        while self.total(n + 1) <= i128::from(span) {
+            n += 1;
+        }
+        n
     }
 
     /// Sum of [`Self::total`] over `count` numbers of steps: `start`, `start + stride`, ...

@@ -148,16 +148,27 @@ pub fn check_terms(which: &str, terms: &[Term]) -> Result<()> {
 
 #[derive(Clone, Copy, Debug)]
 struct Monomial {
-    coefficient: i128,
+    coefficient: i64,
     first: (Feature, Shape),
     second: Option<(Feature, Shape)>,
+}
+
+impl Monomial {
+    /// Whether it changes with the context, which alone changes from step to step of plain decodes.
+    fn has_context(&self) -> bool {
+        let second = self.second.map(|(feature, _)| feature);
+        self.first.0 == Feature::ContextTokens || second == Some(Feature::ContextTokens)
+    }
 }
 
 /// A cost in picoseconds as a function of step features.
 #[derive(Clone, Debug, Default)]
 pub struct Polynomial {
     constant: i128,
+    /// Those without the context first.
     monomials: Vec<Monomial>,
+    /// How many they are.
+    without_context: usize,
 }
 
 impl Polynomial {
@@ -175,9 +186,16 @@ impl Polynomial {
                     step.push((feature, shape));
                 }
             }
-            let coefficient = coefficient.round() as i128;
+            // Without LoRA no step has an adapter.
+            let never = |&(feature, shape): &(Feature, Shape)| {
+                !config.lora_enabled() && feature.is_of_lora() && shape.of_int(0) == 0
+            };
+            if step.iter().any(never) {
+                continue;
+            }
+            let coefficient = coefficient.round() as i64;
             match step[..] {
-                [] => polynomial.constant += coefficient,
+                [] => polynomial.constant += i128::from(coefficient),
                 _ if coefficient == 0 => {}
                 [first, ref rest @ ..] => polynomial.monomials.push(Monomial {
                     coefficient,
@@ -186,6 +204,10 @@ impl Polynomial {
                 }),
             }
         }
+        polynomial.monomials.sort_by_key(Monomial::has_context);
+        polynomial.without_context = polynomial
+            .monomials
+            .partition_point(|monomial| !monomial.has_context());
         polynomial
     }
 
@@ -198,26 +220,26 @@ impl Polynomial {
             if let Some((feature, shape)) = monomial.second {
                 product *= shape.of_int(values[feature as usize]);
             }
-            sum += monomial.coefficient * i128::from(product);
+            sum += i128::from(monomial.coefficient) * i128::from(product);
         }
         sum.clamp(0, i128::from(u64::MAX / 4)) as Picoseconds
     }
 
-    /// By how much the sum of the terms changes from step to step while one feature grows by `growth` > 0 in each and the others
-    /// stay, and for how many steps that holds; `None` where it is not the same in each.
-    pub fn slope(&self, values: &Values, feature: Feature, growth: i64) -> Option<(i128, u64)> {
+    /// By how much the sum of the terms changes from step to step while the context grows by `growth` > 0 tokens in each and
+    /// nothing else changes, and for how many steps that holds; `None` where it is not the same in each.
+    pub fn slope(&self, values: &Values, growth: i64) -> Option<(i128, u64)> {
         let (mut slope, mut steps) = (0, u64::MAX);
-        for monomial in &self.monomials {
-            let (first, second) = (monomial.first, monomial.second);
-            let (shape, other) = match (first.0 == feature, second) {
-                (true, Some(second)) if second.0 == feature => return None,
-                (true, other) => (first.1, other),
-                (false, Some(second)) if second.0 == feature => (second.1, Some(first)),
-                (false, _) => continue,
+        for monomial in &self.monomials[self.without_context..] {
+            let context = Feature::ContextTokens;
+            let (shape, other) = match (monomial.first, monomial.second) {
+                (first, Some(second)) if first.0 == second.0 => return None,
+                (first, other) if first.0 == context => (first.1, other),
+                (first, Some(second)) => (second.1, Some(first)),
+                (_, None) => continue,
             };
-            let (change, holds) = shape.slope(values[feature as usize], growth);
+            let (change, holds) = shape.slope(values[context as usize], growth);
             let other = other.map_or(1, |(feature, shape)| shape.of_int(values[feature as usize]));
-            slope += monomial.coefficient * i128::from(change) * i128::from(other);
+            slope += i128::from(monomial.coefficient) * i128::from(change) * i128::from(other);
             steps = steps.min(holds);
         }
         Some((slope, steps))

@@ -50,8 +50,8 @@ impl CostModel {
     pub fn repeated(&self, batch: &Batch, duration: Picoseconds) -> Option<Line> {
         let growth = i64::from(batch.totals.decode_seqs);
         let values = values(&batch.totals, batch.adapters.len());
-        let (slope, steps) = self.step.slope(&values, Feature::ContextTokens, growth)?;
-        let (egress_slope, egress_steps) = self.egress.slope(&values, Feature::ContextTokens, growth)?;
+        let (slope, steps) = self.step.slope(&values, growth)?;
+        let (egress_slope, egress_steps) = self.egress.slope(&values, growth)?;
         // At the lower limit of a step's duration its terms' sum is not known.
         if egress_slope != 0 || duration <= PS_PER_US {
             return None;

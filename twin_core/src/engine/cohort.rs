@@ -129,7 +129,11 @@ impl Cohort {
     pub fn with_blocks(&self, steps: u64, free: u32) -> u64 {
         let size = u64::from(self.block_size);
         // As many steps as a block has tokens need one block for each member.
-        let turns = (steps / size).min(u64::from(free / self.len));
+        let turns = steps / size;
+        if (turns + 1) * u64::from(self.len) <= u64::from(free) {
+            return steps;
+        }
+        let turns = turns.min(u64::from(free / self.len));
         let mut left = free - turns as u32 * self.len;
         let mut found = turns * size;
         while found < steps {
@@ -146,9 +150,20 @@ impl Cohort {
     /// The blocks that `steps` further steps take: (first of those steps, stride, how many, blocks in each).
     pub fn coming_blocks(&self, steps: u64) -> impl Iterator<Item = (u64, u64, u64, u32)> + '_ {
         let size = u64::from(self.block_size);
+        let phase = (self.clock + 1) % size;
+        let (turns, rest) = (steps / size, steps % size);
         (0..steps.min(size)).map(move |first| {
-            let blocks = self.block_phase[((self.clock + 1 + first) % size) as usize];
-            (first, size, (steps - 1 - first) / size + 1, blocks)
+            let at = if phase + first < size {
+                phase + first
+            } else {
+                phase + first - size
+            };
+            (
+                first,
+                size,
+                turns + u64::from(first < rest),
+                self.block_phase[at as usize],
+            )
         })
     }
 

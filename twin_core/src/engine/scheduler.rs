@@ -227,12 +227,9 @@ impl Scheduler {
 
     /// Makes `batch` the last of `steps` more steps like it: see [`crate::simulator::Engine::repeat`].
     pub(crate) fn repeat(&mut self, batch: &mut Batch, steps: u64, first: Picoseconds, latest: Picoseconds) {
-        let blocks: u64 = self
-            .cohort
-            .coming_blocks(steps)
-            .map(|(_, _, times, blocks)| times * u64::from(blocks))
-            .sum();
-        let taken = self.kv.take_counted(blocks as u32);
+        let blocks = self.cohort.coming_blocks(steps);
+        let blocks = blocks.map(|(_, _, times, blocks)| times as u32 * blocks).sum();
+        let taken = self.kv.take_counted(blocks);
         debug_assert!(taken, "with_free_blocks() says how many steps there are");
         self.cohort.repeat(steps, first, latest);
         batch.totals.context_tokens += steps * u64::from(batch.num_cohort);

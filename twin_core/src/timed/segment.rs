@@ -85,10 +85,16 @@ impl<T: Traffic> TimedDriver<'_, T> {
 /// Blocks taken at the beginnings of the `steps` steps of `line`, each times the span from there to the beginning of the last.
 fn block_time(engine: &Engine, line: &Line, steps: u64) -> u128 {
     let last = line.total(steps - 1);
-    let demand = engine.scheduler.coming_blocks(steps);
-    demand
-        .map(|(first, stride, times, blocks)| {
-            i128::from(blocks) * (last * i128::from(times) - line.sum_of_totals(first, stride, times))
-        })
-        .sum::<i128>() as u128
+    let mut sum = 0;
+    let mut begins = 0;
+    for (first, stride, times, blocks) in engine.scheduler.coming_blocks(steps) {
+        sum += u128::from(blocks)
+            * if times == 1 {
+                u128::from(last as u64 - begins)
+            } else {
+                (last * i128::from(times) - line.sum_of_totals(first, stride, times)) as u128
+            };
+        begins += line.at(first);
+    }
+    sum
 }
