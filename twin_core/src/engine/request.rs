@@ -92,10 +92,15 @@ pub struct Request {
     pub chunks: u32,
     /// The cohort's count of deliveries when it joined.
     pub joined_deliveries: u64,
-    /// The cohort's clock when it joined (see [`super::cohort`]); the token counts above are of that moment. [`NOT_MEMBER`] outside.
+    /// The first step of the cohort (see [`super::cohort`]) in which it is a member; the token counts above are without those
+    /// steps. [`NOT_MEMBER`] outside.
     pub joined: u64,
-    /// The cohort's clock when it will have all its tokens.
+    /// How many steps the cohort will have got back when it has all its tokens.
     pub ends: u64,
+    /// The first step of the cohort for which it is not scheduled any more, where that is known.
+    pub scheduled_until: u64,
+    /// Whether that step has come.
+    pub complete: bool,
 }
 
 impl Request {
@@ -136,6 +141,8 @@ impl From<&NewRequest> for Request {
             joined_deliveries: 0,
             joined: NOT_MEMBER,
             ends: 0,
+            scheduled_until: 0,
+            complete: false,
         }
     }
 }

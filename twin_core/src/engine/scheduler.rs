@@ -19,8 +19,7 @@ use crate::time::Picoseconds;
 pub enum Fidelity {
     /// Block ids, and every request touched in every step.
     Exact,
-    /// Block counts, and requests that plainly decode kept as one (where async scheduling, prefix caching or priorities do
-    /// not ask for more).
+    /// Block counts, and requests that plainly decode kept as one (not under prefix caching, which needs block ids).
     Fast,
 }
 
@@ -61,9 +60,7 @@ impl Scheduler {
         fidelity: Fidelity,
     ) -> Self {
         let fast = fidelity == Fidelity::Fast
-            && !config.async_scheduling
             && !config.enable_prefix_caching
-            && config.scheduling_policy == SchedulingPolicy::Fcfs
             && rules == Rules::of(config.engine_version);
         let with_ids = fidelity == Fidelity::Exact;
         let mut waiting = WaitingQueue::new(config.scheduling_policy, num_adapters);
@@ -75,7 +72,7 @@ impl Scheduler {
             running: RunningList::default(),
             waiting,
             kv: KvCacheManager::new(config, rules, num_blocks, with_ids),
-            cohort: Cohort::new(fast, config.block_size, config.max_model_len),
+            cohort: Cohort::new(fast, config),
             admission_settled: false,
             finished_pending: false,
             places: Places::new(num_adapters),
@@ -174,21 +171,23 @@ impl Scheduler {
     /// Schedules the cohort, where the general rules would let every member decode; else settles it. Returns the position in
     /// `running` from which on requests must be looked at one by one.
     ///
-    /// The members come first in `running`, at most one request (in the middle of its prefill) behind them. Where blocks run
-    /// out, FCFS preempts from the end of `running` until those that are left find theirs; whom it meets on the way does not
-    /// matter, so the members are counted and not visited.
+    /// The members come first in `running`, the others (in their prefill) behind them. Where blocks run out, FCFS preempts from
+    /// the end of `running` until those that are left find theirs; whom it meets on the way does not matter, so the members are
+    /// counted and not visited.
     fn schedule_cohort(&mut self, batch: &mut Batch, budget: &mut u32) -> usize {
         if self.cohort.is_empty() {
             return 0;
         }
-        let others = self.running.len() - self.cohort.len() as usize;
-        let last_is_member = self
-            .running
-            .last()
-            .is_some_and(|id| self.requests[id].joined != NOT_MEMBER);
-        let in_front = others == 0 || (others == 1 && !last_is_member);
-        let enough = self.cohort.blocks_needed() <= self.kv.num_free_blocks();
-        let countable = enough || self.config.scheduling_policy == SchedulingPolicy::Fcfs;
+        while let Some(id) = self.cohort.pop_complete(&mut self.requests) {
+            self.release_place(self.requests[id].adapter);
+            self.admission_settled = false;
+        }
+        let others = self.running.len() - self.cohort.members();
+        let in_front = self.first_behind_members(others).is_some();
+        // By priority it may preempt anybody, so it must not come to that: whatever the others take has to be there, too.
+        let most = self.cohort.blocks_needed() + *budget / self.config.block_size + others as u32;
+        let countable =
+            self.config.scheduling_policy == SchedulingPolicy::Fcfs || most <= self.kv.num_free_blocks();
         if !in_front || self.cohort.len() > *budget || !countable {
             self.settle();
             return 0;
@@ -198,12 +197,29 @@ impl Scheduler {
         }
         batch.num_cohort = self.cohort.len();
         *budget -= batch.num_cohort;
-        let end = self.running.end();
-        if self.running.len() > batch.num_cohort as usize {
-            end - 1
-        } else {
-            end
+        batch.totals.context_tokens = self.cohort.context_tokens();
+        batch.totals.lora_seqs = self.cohort.lora_seqs();
+        if batch.num_cohort > 0 {
+            self.cohort.schedule();
         }
+        let others = self.running.len() - self.cohort.members();
+        self.first_behind_members(others).unwrap_or(0)
+    }
+
+    /// The position in `running` behind which there are the `others` that are not members of the cohort, and nobody else.
+    fn first_behind_members(&self, others: usize) -> Option<usize> {
+        let mut at = self.running.end();
+        let mut found = 0;
+        while found < others {
+            at -= 1;
+            if let Some(id) = self.running.get(at) {
+                if self.requests[id].joined != NOT_MEMBER {
+                    return None;
+                }
+                found += 1;
+            }
+        }
+        Some(at)
     }
 
     /// How many steps like the one just scheduled could follow before a request ends or the general rules are needed.
@@ -320,9 +336,8 @@ impl Scheduler {
             }
         }
         if self.requests[victim].joined != NOT_MEMBER {
-            self.cohort.leave(&mut self.requests[victim]);
+            self.leave_cohort(victim, true);
             self.cohort.drop_stale(&self.requests);
-            self.release_place(self.requests[victim].adapter);
         }
         self.kv.release(victim, &mut self.requests[victim]);
         let request = &mut self.requests[victim];
@@ -335,6 +350,17 @@ impl Scheduler {
         self.admission_settled = false;
         batch.preempted.push(victim);
         Some(victim)
+    }
+
+    /// A member leaves the cohort; `alive` if it is to get the tokens in flight.
+    pub(super) fn leave_cohort(&mut self, id: RequestId, alive: bool) {
+        let request = &mut self.requests[id];
+        let scheduled = !request.complete;
+        let adapter = request.adapter;
+        self.cohort.leave(id, request, alive);
+        if scheduled {
+            self.release_place(adapter);
+        }
     }
 
     /// The running request of the largest (priority, arrival time), the first of equals.
@@ -407,8 +433,6 @@ impl Scheduler {
         if members > 0 {
             totals.tokens += members;
             totals.decode_seqs += members;
-            totals.context_tokens += self.cohort.context_tokens();
-            totals.lora_seqs += self.cohort.lora_seqs();
         }
         totals.running = self.running.len() as u32;
         totals.waiting = self.waiting.len() as u32;

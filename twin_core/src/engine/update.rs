@@ -1,7 +1,7 @@
 //! The second half of an iteration: the model's output comes back (vLLM update_from_output()).
 
 use super::batch::Batch;
-use super::request::{NEVER, Request, RequestId, Status};
+use super::request::{NEVER, NOT_MEMBER, Request, RequestId, Status};
 use super::scheduler::Scheduler;
 use crate::time::Picoseconds;
 
@@ -77,7 +77,8 @@ impl Scheduler {
         report.clear();
         let open = self.cohort.is_open();
         self.update_cohort(batch, now, report);
-        for item in &batch.items {
+        let strays = std::iter::from_fn(|| self.cohort.take_stray()).collect::<Vec<_>>();
+        for item in strays.iter().chain(&batch.items) {
             let request = &mut self.requests[item.id];
             if request.serial != item.serial || request.status == Status::Gone {
                 continue; // finished or aborted while this step was in flight
@@ -123,8 +124,9 @@ impl Scheduler {
             }
             if let Some(reason) = self.finish_reason(&self.requests[item.id]) {
                 self.finish(item.id, was_running, reason, report);
-            } else if open && was_running {
-                self.cohort.join(item.id, &mut self.requests[item.id], now);
+            } else if self.requests[item.id].joined != NOT_MEMBER {
+                self.cohort.own_token(&mut self.requests[item.id], now);
+            } else if open && was_running && self.cohort.join(item.id, &mut self.requests[item.id], now) {
                 self.hold_place(self.requests[item.id].adapter);
                 self.admission_settled = false;
             }
@@ -137,11 +139,11 @@ impl Scheduler {
             return;
         }
         // Members never miss a step, so their gap is the regular one.
-        report.regular_gaps += batch.num_cohort;
-        report.tokens += u64::from(batch.num_cohort);
-        self.cohort.advance(now);
-        while let Some(id) = self.cohort.pop_ended(&mut self.requests) {
-            self.release_place(self.requests[id].adapter);
+        let seqs = self.cohort.advance(batch.num_cohort, now);
+        report.regular_gaps += seqs;
+        report.tokens += u64::from(seqs);
+        while let Some(id) = self.cohort.pop_ended(&self.requests) {
+            self.leave_cohort(id, false);
             if let Some(reason) = self.finish_reason(&self.requests[id]) {
                 self.finish(id, true, reason, report);
             }
@@ -161,6 +163,9 @@ impl Scheduler {
     }
 
     fn finish(&mut self, id: RequestId, was_running: bool, reason: FinishReason, report: &mut UpdateReport) {
+        if self.requests[id].joined != NOT_MEMBER {
+            self.leave_cohort(id, false); // with the token that was in flight when it joined
+        }
         if was_running {
             self.running.remove(id, &self.requests);
         } else {
