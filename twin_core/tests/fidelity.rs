@@ -80,7 +80,11 @@ fn results(library: &Library, document: &Value, exact: bool) -> String {
     document["exact"] = json!(exact);
     let spec = SimulationSpec::parse(&document.to_string()).expect("a valid document");
     match simulate(library, &spec, &AtomicBool::new(false)).expect("it runs") {
-        Outcome::Ok { summary, frames, .. } => format!("{:?} {frames:?}", summary.values),
+        Outcome::Ok {
+            summary,
+            stopped,
+            frames,
+        } => format!("{:?} {stopped:?} {frames:?}", summary.values),
         Outcome::Infeasible { error, .. } => error,
     }
 }
@@ -109,6 +113,7 @@ proptest! {
         caching in prop::sample::select(vec![false, false, false, true]),
         (requests, steps) in any::<(bool, bool)>(),
         timeseries_s in prop::sample::select(vec![None, Some(0.5), Some(3.0)]),
+        (starving, tolerance) in (any::<bool>(), prop::sample::select(vec![None, None, Some(0.3)])),
     ) {
         let document = json!({
             "profile": "test", "seed": seed,
@@ -127,6 +132,7 @@ proptest! {
                                      "output_median": output_median, "output_sigma": 0.9,
                                      "max_total_tokens": max_model_len.max(256)},
                          "early_eos": early_eos},
+            "early_stop": if drain { json!({}) } else { json!({"starving": starving, "tolerance": tolerance}) },
             "collect": {"requests": requests, "adapters": true, "steps": steps, "timeseries_s": timeseries_s},
         });
         let library = library(step_ms, variant, first_request_us);
