@@ -69,8 +69,9 @@ bench: dev ## long: speed case by case: the core alone, then `pt.simulate` and a
 	mkdir -p $(OUT)
 	$(BIN)/python experiments/speed/bench.py --json $(OUT)/bench.json
 
-bench-grid: setup ## long: CPU-hours of the authors' training grid in TRACES, from a 2 % sample
+bench-grid: setup ## long: CPU-hours of the authors' training grid in TRACES, from a 2 % sample; then with early stop
 	$(BIN)/python experiments/speed/grid.py $(TRACES)/paper_twin_simdataset.parquet
+	$(BIN)/python experiments/speed/grid.py $(TRACES)/paper_twin_simdataset.parquet --set stop_starving=true
 
 wheel: $(VENV)/.tools ## an abi3 wheel in dist/
 	$(BIN)/maturin build --release --locked --strip --out dist
