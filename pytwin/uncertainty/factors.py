@@ -130,9 +130,7 @@ def _perturbed(profile: Profile, settings: tuple[tuple[str, float], ...]) -> Pro
         term["coefficient"] *= every * scales.get(_part(term), 1.0)
     for section in ("load_time", "frontend"):
         for part, terms in data.get(section, {}).items():
-            if part == "unit":
-                continue
-            for term in terms:
+            for term in terms if isinstance(terms, list) else ():  # not its unit and the like
                 term["coefficient"] *= scales.get("polls" if part == "poll" else section, 1.0)
     # KV tokens are what memory is left over the bytes of one.
     data["memory"]["kv_bytes_per_token"] /= scales.get("kv_memory", 1.0)
