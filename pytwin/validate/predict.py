@@ -229,10 +229,16 @@ def _fold(
 
 
 def _floor(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Mean of |mean of the other seeds - seed| / seed, in percent."""
+    """Mean of |mean of the other seeds - seed| / seed, in percent.
+
+    Scaled from the mean of n - 1 seeds to that of n, which predictions are: both miss a fresh seed
+    by their own noise and by the seed's.
+    """
     values = [float(row[name]) for row in rows if row[name] is not None]
     kept = [value for value in values if math.isfinite(value) and value > 0]
     if len(kept) < 2:
         return None
-    total, others = math.fsum(kept), len(kept) - 1
-    return 100 * statistics.fmean(abs((total - value) / others - value) / value for value in kept)
+    count = len(kept)
+    total, others = math.fsum(kept), count - 1
+    missed = statistics.fmean(abs((total - value) / others - value) / value for value in kept)
+    return 100 * missed * math.sqrt((1 + 1 / count) / (1 + 1 / others))
