@@ -11,8 +11,6 @@ use crate::time::{PS_PER_S, Picoseconds};
 const PER_STREAM: usize = 8;
 const LEAST: usize = 256;
 const MOST: usize = 1 << 16;
-/// A larger bucket is sorted by the library.
-const LARGE_BUCKET: u32 = 24;
 
 /// An arrival: when, for whom. Compared in this order.
 pub type Arrival = (Picoseconds, u32);
@@ -20,7 +18,8 @@ pub type Arrival = (Picoseconds, u32);
 /// The merged arrivals of streams numbered by adapter.
 ///
 /// An arrival of the present window is one word, its time since the window's start above its adapter's number, so that it is
-/// compared and moved at once; the window is short enough for that.
+/// compared and moved at once; the window is short enough for that. Words fall into about as many buckets as there are words,
+/// by their upper bits; a bucket is sorted when somebody comes to it, and never if all of it is taken at once.
 #[derive(Debug)]
 pub struct Merged {
     streams: Vec<(u32, ArrivalStream)>,
@@ -33,10 +32,15 @@ pub struct Merged {
     from: Picoseconds,
     until: Picoseconds,
     drawn: Vec<u64>,
-    places: Vec<u32>,
-    /// Arrivals of the present window, those before `at` taken.
-    sorted: Vec<u64>,
+    /// Bucket of a word: its bits from here on.
+    bucket_bits: u32,
+    /// Where each bucket ends in `words`.
+    ends: Vec<u32>,
+    /// The window's arrivals by bucket; those before `at` are taken, from there to `sorted_to` they are in order.
+    words: Vec<u64>,
     at: usize,
+    sorted_to: usize,
+    bucket: usize,
 }
 
 impl Merged {
@@ -46,26 +50,32 @@ impl Merged {
         let adapter_bits = u32::BITS - largest.leading_zeros();
         let wanted = (PER_STREAM * streams.len()).clamp(LEAST, MOST);
         let window = (wanted as f64 / total_rate_rps * PS_PER_S as f64) as Picoseconds;
+        let window = window.clamp(1, Picoseconds::MAX >> adapter_bits);
+        // The greatest word, over at least half as many buckets as words.
+        let bits = u64::BITS - (window << adapter_bits).leading_zeros();
         let mut merged = Self {
             next: streams.iter().map(|(_, stream)| stream.peek()).collect(),
             streams,
             adapter_bits,
-            window: window.clamp(1, Picoseconds::MAX >> adapter_bits),
+            window,
             end,
             from: 0,
             until: 0,
             drawn: Vec::new(),
-            places: Vec::new(),
-            sorted: Vec::new(),
+            bucket_bits: bits.saturating_sub(wanted.ilog2() + 1),
+            ends: Vec::new(),
+            words: Vec::new(),
             at: 0,
+            sorted_to: 0,
+            bucket: 0,
         };
-        merged.draw();
+        merged.settle();
         merged
     }
 
     /// The next arrival.
     pub fn peek(&self) -> Option<Arrival> {
-        self.sorted.get(self.at).map(|&word| {
+        self.words.get(self.at).map(|&word| {
             let adapter = word & ((1 << self.adapter_bits) - 1);
             (self.from + (word >> self.adapter_bits), adapter as u32)
         })
@@ -74,89 +84,91 @@ impl Merged {
     /// Goes on to the one after it.
     pub fn advance(&mut self) {
         self.at += 1;
-        if self.at >= self.sorted.len() {
-            self.draw();
-        }
+        self.settle();
     }
 
-    /// Takes all arrivals up to and at `until`; `each` is told for whom. Returns how many there were.
+    /// Takes all arrivals up to and at `until`; `each` is told for whom, in no order. Returns how many there were.
     pub fn take_until(&mut self, until: Picoseconds, mut each: impl FnMut(u32)) -> u64 {
         let mut taken = 0;
         let adapter_mask = (1 << self.adapter_bits) - 1;
-        while self.at < self.sorted.len() && until >= self.from {
-            let latest = ((until - self.from).min(self.window) << self.adapter_bits) | adapter_mask;
-            let rest = self.sorted[self.at..].iter();
-            let count = rest
-                .take_while(|&&word| word <= latest)
-                .map(|&word| each((word & adapter_mask) as u32))
-                .count();
-            taken += count as u64;
-            self.at += count;
-            if self.at < self.sorted.len() {
-                break;
+        let mut take = |words: &[u64]| {
+            for &word in words {
+                each((word & adapter_mask) as u32);
             }
-            self.draw();
+            taken += words.len() as u64;
+        };
+        while self.peek().is_some_and(|(at, _)| at <= until) {
+            let latest = ((until - self.from).min(self.window) << self.adapter_bits) | adapter_mask;
+            let bucket = ((latest >> self.bucket_bits) as usize).min(self.ends.len());
+            let before = if bucket > self.bucket {
+                // All before that bucket, in whatever order.
+                self.ends[bucket - 1] as usize
+            } else {
+                let rest = &self.words[self.at..self.sorted_to];
+                self.at + rest.iter().take_while(|&&word| word <= latest).count()
+            };
+            take(&self.words[self.at..before]);
+            self.at = before;
+            self.settle();
         }
         taken
     }
 
-    /// Draws the arrivals of the next window that holds any.
+    /// Sees to it that the next arrival, if there is one, lies at `at`.
+    fn settle(&mut self) {
+        if self.at < self.sorted_to {
+            return;
+        }
+        if self.at >= self.words.len() {
+            self.draw();
+        }
+        while let Some(&end) = self.ends.get(self.bucket) {
+            if end as usize > self.at {
+                self.sorted_to = end as usize;
+                let words = &mut self.words[self.at..self.sorted_to];
+                if words.len() > 1 {
+                    words.sort_unstable();
+                }
+                return;
+            }
+            self.bucket += 1;
+        }
+    }
+
+    /// Draws the arrivals of the next window that holds any, in order of their buckets.
     fn draw(&mut self) {
-        self.sorted.clear();
-        self.at = 0;
-        while self.sorted.is_empty() && self.until < self.end {
+        self.words.clear();
+        self.ends.clear();
+        (self.at, self.sorted_to, self.bucket) = (0, 0, 0);
+        while self.words.is_empty() && self.until < self.end {
             // Where all are rare, or come in bursts, the window begins at the first of them.
             let first = self.next.iter().copied().min().unwrap_or(Picoseconds::MAX);
             self.from = first.max(self.until);
             self.until = self.from.saturating_add(self.window).min(self.end);
+            let span = self.until.saturating_sub(self.from) << self.adapter_bits;
+            self.ends.clear();
+            self.ends.resize((span >> self.bucket_bits) as usize + 1, 0);
             self.drawn.clear();
             for ((adapter, stream), next) in self.streams.iter_mut().zip(&mut self.next) {
                 while *next < self.until {
-                    let word = (*next - self.from) << self.adapter_bits;
-                    self.drawn.push(word | u64::from(*adapter));
+                    let word = ((*next - self.from) << self.adapter_bits) | u64::from(*adapter);
+                    self.drawn.push(word);
+                    self.ends[(word >> self.bucket_bits) as usize] += 1;
                     stream.advance();
                     *next = stream.peek();
                 }
             }
-            self.sort();
-        }
-    }
-
-    /// Sorts `drawn` into `sorted`: as many buckets as arrivals, then what is left to do within them.
-    fn sort(&mut self) {
-        let n = self.drawn.len();
-        let Some(last) = n.checked_sub(1) else { return };
-        let span = (self.until - self.from) << self.adapter_bits;
-        let scale = n as f64 / span as f64;
-        let bucket = |word: u64| ((word as f64 * scale) as usize).min(last);
-        self.places.clear();
-        self.places.resize(n, 0);
-        for &word in &self.drawn {
-            self.places[bucket(word)] += 1;
-        }
-        let (mut largest, mut before) = (0, 0);
-        for place in &mut self.places {
-            largest = largest.max(*place);
-            (*place, before) = (before, before + *place);
-        }
-        self.sorted.resize(n, 0);
-        for &word in &self.drawn {
-            let place = &mut self.places[bucket(word)];
-            self.sorted[*place as usize] = word;
-            *place += 1;
-        }
-        if largest > LARGE_BUCKET {
-            self.sorted.sort_unstable();
-            return;
-        }
-        for right in 1..n {
-            let word = self.sorted[right];
-            let mut hole = right;
-            while hole > 0 && self.sorted[hole - 1] > word {
-                self.sorted[hole] = self.sorted[hole - 1];
-                hole -= 1;
+            let mut before = 0;
+            for end in &mut self.ends {
+                (*end, before) = (before, before + *end);
             }
-            self.sorted[hole] = word;
+            self.words.resize(self.drawn.len(), 0);
+            for &word in &self.drawn {
+                // From the bucket's beginning on, until it is its end.
+                let place = &mut self.ends[(word >> self.bucket_bits) as usize];
+                self.words[*place as usize] = word;
+                *place += 1;
+            }
         }
     }
 }
@@ -210,22 +222,28 @@ mod tests {
             let all = plain(&rates, law, end);
             let total: f64 = rates.iter().sum();
             let mut merged = Merged::new(streams(&rates, law), total, end);
-            let mut found = Vec::new();
-            for until in bulk {
+            let mut rest = &all[..];
+            for until in bulk.into_iter().map(from_seconds) {
                 for _ in 0..3 {
-                    found.extend(merged.peek().map(|(_, adapter)| adapter));
+                    prop_assert_eq!(merged.peek(), rest.first().copied());
                     merged.advance();
+                    rest = rest.get(1..).unwrap_or_default();
                 }
-                let count = merged.take_until(from_seconds(until), |adapter| found.push(adapter));
-                prop_assert!(count == 0 || all[found.len() - 1].0 <= from_seconds(until));
-                prop_assert!(merged.peek().is_none_or(|(at, _)| at > from_seconds(until)));
+                let mut taken = Vec::new();
+                let count = merged.take_until(until, |adapter| taken.push(adapter));
+                let (before, after) = rest.split_at(rest.partition_point(|&(at, _)| at <= until));
+                let mut expected: Vec<u32> = before.iter().map(|&(_, adapter)| adapter).collect();
+                taken.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!((count, taken), (before.len() as u64, expected));
+                rest = after;
             }
             while let Some(arrival) = merged.peek() {
-                prop_assert_eq!(arrival, all[found.len()]);
-                found.push(arrival.1);
+                prop_assert_eq!(Some(&arrival), rest.first());
                 merged.advance();
+                rest = &rest[1..];
             }
-            prop_assert_eq!(found, all.iter().map(|&(_, adapter)| adapter).collect::<Vec<_>>());
+            prop_assert!(rest.is_empty());
         }
     }
 }
