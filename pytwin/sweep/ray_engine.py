@@ -141,13 +141,19 @@ class RayEngine:
 
     def _start(self, options: dict[str, Any]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._ray.init(
-            address="local",
-            num_cpus=self._limit or default_workers(),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            **options,
-        )
+        try:
+            self._ray.init(
+                address="local",
+                num_cpus=self._limit or default_workers(),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **options,
+            )
+        except Exception as error:
+            raise DataError(
+                f"a Ray cluster cannot be started here ({_first_line(error)}): start one with ray "
+                "start --head and give its address, or leave out --engine ray"
+            ) from None
 
     def _cores(self) -> int:
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))

@@ -119,6 +119,27 @@ def test_what_a_worker_raises_is_one_line() -> None:
 
 
 @needs_ray
+def test_a_cluster_that_cannot_be_started(
+    document: dict[str, Any],
+    spec_file: Write,
+    cli: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    def refuse(**options: Any) -> None:
+        raise RuntimeError("no room for the object store\nand more lines")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    arguments = ("--engine", "ray", "--address", "local")
+    outcome = cli("sweep", spec_file(document), "-o", tmp_path / "out", *arguments)
+    assert outcome.code == 2
+    assert "cannot be started here (RuntimeError: no room for the object store)" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+@needs_ray
 @pytest.mark.slow
 def test_a_cluster_of_its_own(
     document: dict[str, Any],
