@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from pytwin.errors import DataError as DataError
     from pytwin.errors import PytwinError as PytwinError
     from pytwin.errors import WorkloadError as WorkloadError
+    from pytwin.learn.ask import recommend as recommend
+    from pytwin.learn.ask import recommend_fleet as recommend_fleet
+    from pytwin.learn.changes import busier as busier
+    from pytwin.learn.changes import more_adapters as more_adapters
+    from pytwin.learn.changes import new_rank as new_rank
+    from pytwin.learn.changes import viral as viral
+    from pytwin.learn.what_if import WhatIf as WhatIf
+    from pytwin.learn.what_if import what_if as what_if
     from pytwin.results import Run as Run
     from pytwin.simulation import simulate as simulate
     from pytwin.uncertainty import Prediction as Prediction
@@ -42,6 +50,14 @@ _HOMES = {
     "DataError": "pytwin.errors",
     "PytwinError": "pytwin.errors",
     "WorkloadError": "pytwin.errors",
+    "recommend": "pytwin.learn.ask",
+    "recommend_fleet": "pytwin.learn.ask",
+    "busier": "pytwin.learn.changes",
+    "more_adapters": "pytwin.learn.changes",
+    "new_rank": "pytwin.learn.changes",
+    "viral": "pytwin.learn.changes",
+    "WhatIf": "pytwin.learn.what_if",
+    "what_if": "pytwin.learn.what_if",
     "Run": "pytwin.results",
     "simulate": "pytwin.simulation",
     "Prediction": "pytwin.uncertainty",
