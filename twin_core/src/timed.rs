@@ -127,33 +127,21 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
         self.stopped
     }
 
-    /// Accepts or refuses every connection up to `until`. Connections are freed only by an update, so this is exact as long as
-    /// it runs before each.
+    /// Accepts every connection up to `until` while there is room for it. Connections are freed only by an update, so this is
+    /// exact as long as it runs before each.
     fn accept(&mut self, until: Picoseconds) {
-        if self.traffic.peek().is_some_and(|at| at <= until) {
+        if self.traffic.peek().is_some_and(|at| at <= until) && !self.is_full() {
             self.accept_arrived(until);
         }
     }
 
     #[inline(never)]
     fn accept_arrived(&mut self, until: Picoseconds) {
-        while self.traffic.peek().is_some_and(|at| at <= until) {
-            let full = self.in_flight >= self.max_connections;
-            self.refused |= full;
-            if full && !self.recorder.keeps_requests() {
-                let count = self.traffic.refuse_until(until);
-                self.look(count);
-                return;
-            }
+        while self.traffic.peek().is_some_and(|at| at <= until) && !self.is_full() {
             let Some(new) = self.traffic.next() else { return };
             self.look(1);
             if self.cancelled {
                 return;
-            }
-            if full {
-                self.traffic.refuse(&new);
-                self.recorder.refuse_unseen(&new);
-                continue;
             }
             let refused = new.prompt_tokens >= self.max_model_len;
             self.recorder.arrive(&new, refused);
@@ -163,6 +151,30 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
                     .push_back((self.api_server.turn(new.arrival, new.adapter), new));
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.in_flight >= self.max_connections
+    }
+
+    /// Refuses every connection up to `until`, in a full server: nobody looks at those requests before room is made, and then
+    /// at all of them at once.
+    #[inline(never)]
+    fn refuse(&mut self, until: Picoseconds) {
+        let before = self.arrivals;
+        if self.recorder.keeps_requests() {
+            while self.traffic.peek().is_some_and(|at| at <= until)
+                && let Some(new) = self.traffic.next()
+            {
+                self.traffic.refuse(&new);
+                self.recorder.refuse_unseen(&new);
+                self.look(1);
+            }
+        } else {
+            let count = self.traffic.refuse_until(until);
+            self.look(count);
+        }
+        self.refused |= self.arrivals > before;
     }
 
     /// Counts arrivals and looks at the cancel flag now and then.
@@ -191,11 +203,12 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
 
     /// When the next request becomes visible to the scheduler.
     fn next_visible(&self) -> Option<Picoseconds> {
-        let turn = self
-            .ingress
-            .front()
-            .map(|&(turn, _)| turn)
-            .or_else(|| self.traffic.peek())?;
+        let turn = match self.ingress.front() {
+            Some(&(turn, _)) => turn,
+            // A full server lets nobody in, and the arrivals at hand may be long past.
+            None if self.is_full() => return None,
+            None => self.traffic.peek()?,
+        };
         Some(turn + self.ingress_delay())
     }
 
@@ -213,6 +226,9 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
     /// Returns (waiting on the way, the recorder).
     pub fn finish(mut self, end: Picoseconds, scheduler: &Scheduler) -> Result<(u64, Recorder)> {
         self.accept(end);
+        if self.is_full() {
+            self.refuse(end);
+        }
         if self.cancelled {
             return Err(TwinError::Interrupted);
         }
@@ -304,6 +320,9 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
     }
 
     fn updated(&mut self, engine: &Engine, report: &UpdateReport) {
+        if !report.finished.is_empty() && self.is_full() {
+            self.refuse(self.now);
+        }
         self.in_flight -= report.finished.len() as u32;
         self.recorder
             .update(report, self.delivered - self.previous_delivered);
