@@ -26,10 +26,10 @@ _METRICS = {
 Row = Mapping[str, Any]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], digits: int = 2) -> list[str]:
     """Markdown lines."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return lines + ["| " + " | ".join(_cell(cell, digits) for cell in row) + " |" for row in rows]
 
 
 def results(report: Mapping[str, Any]) -> list[str]:
@@ -158,10 +158,10 @@ def write(page: Path, marker: str, lines: Sequence[str]) -> None:
     page.write_text(pattern.sub(lambda _: body, text), encoding="utf-8")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, digits: int = 2) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _beside(error: float | None, floor: float | None) -> str:

@@ -1,7 +1,8 @@
 """Who will miss an objective? Forecasts per adapter, judged on fresh seeds of the twin.
 
 Run from a checkout: ``python experiments/objectives/run.py -o out/objectives``. Writes the table
-(result.json, forecasts.parquet) and the plot (reliability.png).
+(result.json, forecasts.parquet) and the plot (reliability.png); with ``--readme`` also the table of
+the README and the plot beside it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ import numpy as np
 import polars as pl
 
 import pytwin as pt
+from calibration.tables import table, write
 from pytwin.catalog import Profile, load_profile
 from pytwin.cli.output import print_table
 from pytwin.uncertainty import brier, perturbed, reliability, uncertainty_of
 
+_HERE = Path(__file__).resolve().parent
 PROFILE = "qwen-2.5-7b-instruct@h100-64gb"
 TTFT_SLO_MS = 1000.0
 TPOT_SLO_MS = 30.0
@@ -67,6 +70,7 @@ TRUTHS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("out/objectives"))
+    parser.add_argument("--readme", action="store_true", help="write the README's table and plot")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
@@ -83,8 +87,17 @@ def main() -> int:
     (options.output / "result.json").write_text(json.dumps(document, indent=1) + "\n")
     plot(forecasts, options.output / "reliability.png")
     print_table(rows)
-    print(f"{forecasts.height} forecasts judged, {time.process_time() - began:.0f} s of processor")
+    took = f"{forecasts.height} forecasts judged, {time.process_time() - began:.0f} s of processor"
+    print(took)
+    if options.readme:
+        plot(forecasts, _HERE / "reliability.png")
+        write(_HERE / "README.md", "result", [*lines(rows), "", took + "."])
     return 0
+
+
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The table as Markdown."""
+    return table(list(rows[0]), [list(row.values()) for row in rows], digits=3)
 
 
 def judge(truth: Truth, profile: Profile, folder: Path) -> pl.DataFrame:
