@@ -249,3 +249,22 @@ sys.exit(main(["simulate", "--profile", {TOY!r}, "--rate-rps", "90", "--duration
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == "pytwin: interrupted\n"
+
+
+def test_a_hopeless_run_may_be_stopped(cli):
+    hopeless = (*SIMULATE, "--rate-rps", 500, "--format", "json")
+    stopped = json.loads(cli(*hopeless, "--stop-starving").out)
+    assert (stopped["stop_reason"], stopped["starved"]) == ("starving", 1)
+    assert 0 < stopped["stopped_at_s"] < 60
+    whole = json.loads(cli(*hopeless).out)
+    assert whole["stop_reason"] is None
+    refused = cli(*SIMULATE, "--stop-starving", "--interval", 0.9)
+    assert refused.code == 2
+    assert "have no meaning with interval" in refused.err
+
+
+def test_objectives_are_flags(cli):
+    strict = json.loads(cli(*SIMULATE, "--tpot-slo-ms", 1, "--format", "json").out)
+    assert strict["slo_attainment"] == 0
+    lax = cli(*SIMULATE, "--tpot-slo-ms", 1e6, "--ttft-slo-ms", 1e6, "--format", "json")
+    assert json.loads(lax.out)["slo_attainment"] == 1

@@ -17,6 +17,7 @@ from pytwin.cli.output import (
     print_table,
     write_frame,
 )
+from pytwin.errors import PytwinError
 from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS
 from pytwin.simulation import simulate as run_simulation
 from pytwin.uncertainty import predict
@@ -50,6 +51,8 @@ class SaveFlags:
     """File for one row per engine step."""
     timeseries_s: float = 2.0
     """Period of the time series in seconds."""
+    exact_quantiles: bool = False
+    """Keep every latency: medians and percentiles are then exact at any size, else within 0.1 %."""
 
     def check(self) -> None:
         """Refuse bad targets before the simulation."""
@@ -61,6 +64,17 @@ class SaveFlags:
         names = ("requests", "adapters", "timeseries", "steps")
         paths = {name: getattr(self, f"save_{name}") for name in names}
         return {name: path for name, path in paths.items() if path is not None}
+
+
+@Parameter(name="*", group="Early stop")
+@dataclass(kw_only=True)
+class StopFlags:
+    """End a simulation once its answer is known."""
+
+    stop_starving: bool = False
+    """Stop once 0.9 of the offered tokens are out of reach."""
+    stop_tolerance: float | None = None
+    """Stop once throughput, TTFT and TPOT have settled to this relative half width."""
 
 
 @Parameter(name="*", group="Uncertainty")
@@ -84,6 +98,7 @@ def simulate(
     seed: int = 0,
     ttft_slo_ms: float = TTFT_SLO_MS,
     tpot_slo_ms: float = TPOT_SLO_MS,
+    stop: StopFlags | None = None,
     uncertainty: IntervalFlags | None = None,
     save: SaveFlags | None = None,
     format: Annotated[Format, Parameter(name="--format", group="Output")] = "table",  # noqa: A002
@@ -111,9 +126,13 @@ def simulate(
     server = (engine or EngineFlags()).engine_config(profile)
     workload = (traffic or TrafficFlags()).workload()
     targets = save.targets()
-    sure = uncertainty or IntervalFlags()
+    sure, until = uncertainty or IntervalFlags(), stop or StopFlags()
     if sure.interval is not None:
         check_targets(targets)
+        if until != StopFlags():
+            raise PytwinError(
+                "stop_starving and stop_tolerance have no meaning with interval: leave them out"
+            )
         prediction = predict(
             server,
             workload,
@@ -134,8 +153,12 @@ def simulate(
         seed=seed,
         ttft_slo_ms=ttft_slo_ms,
         tpot_slo_ms=tpot_slo_ms,
+        requests="requests" in targets,
         timeseries_s=save.timeseries_s if "timeseries" in targets else None,
         steps="steps" in targets,
+        exact_quantiles=save.exact_quantiles,
+        stop_starving=until.stop_starving,
+        stop_tolerance=until.stop_tolerance,
     )
     for reason in run.extrapolated:
         note(f"extrapolated: {reason}")
