@@ -216,3 +216,15 @@ def test_an_empty_report_is_a_report():
         )
     )
     assert report.summary == report.worst == report.start == []
+
+
+def test_runs_whose_outcomes_are_kept_back_are_predicted_all_the_same(validate, tmp_path):
+    told, _ = validate(write(tmp_path / "a", {}), "--condition", "arrivals", "--interval", 0.9)
+    kept_back = (*MEASURED, "status", "error_class", "starved_est")
+    folder = write(tmp_path / "b", {})
+    runs = pl.read_parquet(folder / "runs.parquet").drop(kept_back)
+    runs.write_parquet(folder / "runs.parquet")
+    rows, report = validate(folder, "--condition", "arrivals", "--interval", 0.9)
+    said = [name for name in rows.columns if name.startswith(("twin_", "blind_", "near_"))]
+    assert rows.select(said).equals(told.select(said))
+    assert report["summary"] == report["targets"] == []
