@@ -107,8 +107,11 @@ class Bundle:
     def _models(self) -> dict[str, tuple[_core.TreeModel, list[int]]]:
         models = {}
         for name, entry in self.document["models"].items():
-            model = _core.TreeModel(json.dumps(entry["model"]))
-            models[name] = model, [Describer.names.index(item) for item in model.features]
+            try:
+                model = _core.TreeModel(json.dumps(entry["model"]))
+                models[name] = model, [Describer.names.index(item) for item in model.features]
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"models ({self.name}), {name}: {error}: train them anew") from None
         return models
 
     def predict(self, x: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
