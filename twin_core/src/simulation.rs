@@ -12,6 +12,7 @@ use crate::early_stop::{EarlyStopSpec, StopReason};
 use crate::engine::UpdateReport;
 use crate::engine::scheduler::Fidelity;
 use crate::error::{Result, TwinError, invalid};
+use crate::metrics::alike::alike;
 use crate::metrics::recorder::Frames;
 use crate::metrics::summary::Ending;
 use crate::metrics::{Collect, ObjectivesSpec, Recorder, Summary};
@@ -260,6 +261,7 @@ impl Run<'_> {
                 waiting: scheduler.num_waiting() as u64 + on_the_way,
                 kv_blocks: self.num_blocks,
                 block_size: config.block_size,
+                alike: &self.alike(),
             },
         );
         let frames = recorder.into_frames(&self.ranks, &self.rates, spec.collect.adapters);
@@ -268,6 +270,21 @@ impl Run<'_> {
             stopped,
             frames: Box::new(frames),
         })
+    }
+
+    /// Adapters that only chance tells apart.
+    fn alike(&self) -> Vec<u32> {
+        let mut laws = vec![0; self.ranks.len()];
+        if let WorkloadSpec::Generated(workload) = &self.spec.workload {
+            let mut first = 1;
+            for (number, group) in (1..).zip(&workload.adapters) {
+                let members = first..first + group.count as usize;
+                first = members.end;
+                laws[members].fill(group.lengths.as_ref().map_or(0, |_| number));
+            }
+        }
+        let keys = self.rates.iter().zip(&self.ranks).zip(laws);
+        alike(keys.map(|((&rate, &rank), law)| (rate, rank, law)))
     }
 
     /// Rules between the adapters and the server; returns how many adapters there are.

@@ -49,6 +49,14 @@ impl AdapterCounters {
         self.slo_missed as f64 / (self.slo_met + self.slo_missed) as f64
     }
 
+    /// Adds what the objectives' means need of another adapter like it.
+    pub fn pool(&mut self, other: &Self) {
+        self.finished += other.finished;
+        self.slo_missed += other.slo_missed;
+        self.ttft = (self.ttft.0 + other.ttft.0, self.ttft.1 + other.ttft.1);
+        self.tpot = (self.tpot.0 + other.tpot.0, self.tpot.1 + other.tpot.1);
+    }
+
     /// Whether the adapter as a whole misses the objectives: a mean over its finished requests is above, or it finished
     /// nothing and a request of it has missed.
     pub fn misses(&self, objectives: &Objectives) -> bool {

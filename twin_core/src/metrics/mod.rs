@@ -1,6 +1,7 @@
 //! Measures of a run. They observe; nothing in the engine depends on them.
 
 pub mod adapters;
+pub mod alike;
 pub mod histogram;
 pub mod objectives;
 pub mod recorder;

@@ -1,6 +1,7 @@
 //! The scalar results of a run, under the names of `vllm bench serve --save-result`.
 
 use super::adapters::AdapterCounters;
+use super::alike::pooled;
 use super::histogram::Statistics;
 use super::objectives::Objectives;
 use super::recorder::{Collect, Recorder};
@@ -24,7 +25,7 @@ pub struct Summary {
 
 /// What only the caller knows at the end of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Ending {
+pub struct Ending<'a> {
     /// Length of the measurement.
     pub duration: Picoseconds,
     /// In `running` when the client stopped.
@@ -35,6 +36,8 @@ pub struct Ending {
     pub kv_blocks: u32,
     /// Tokens per block.
     pub block_size: u32,
+    /// Which adapters are alike: see [`super::alike`].
+    pub alike: &'a [u32],
 }
 
 impl Summary {
@@ -47,6 +50,7 @@ impl Summary {
             waiting: 0,
             kv_blocks: 0,
             block_size: 1,
+            alike: &[],
         };
         Self::of(&mut nothing, ending).values
     }
@@ -77,7 +81,7 @@ impl Summary {
     }
 
     /// Sums up a run.
-    pub fn of(recorder: &mut Recorder, ending: Ending) -> Self {
+    pub fn of(recorder: &mut Recorder, ending: Ending<'_>) -> Self {
         let mut summary = Self::default();
         let seconds = to_seconds(ending.duration);
         let total = |f: fn(&AdapterCounters) -> u64| recorder.counters.iter().map(f).sum::<u64>();
@@ -111,7 +115,7 @@ impl Summary {
             },
         );
         summary.int("starved", u64::from(offered > 0.0 && throughput <= 0.9 * offered));
-        summary.objectives(recorder, seconds);
+        summary.objectives(recorder, seconds, ending.alike);
         summary.latencies(recorder);
         summary.int("preemptions", recorder.preemptions);
         summary.int("lora_loads_disk", disk);
@@ -124,20 +128,46 @@ impl Summary {
         summary
     }
 
-    fn objectives(&mut self, recorder: &Recorder, seconds: f64) {
+    fn objectives(&mut self, recorder: &Recorder, seconds: f64, groups: &[u32]) {
         let counters = &recorder.counters;
         let met: u64 = counters.iter().map(|c| c.slo_met).sum();
         let missed: u64 = counters.iter().map(|c| c.slo_missed).sum();
+        let pools = pooled(counters, groups);
         // f64::max passes over the NaN of an adapter that finished nothing.
-        let worst = |mean: fn(&AdapterCounters) -> f64| counters.iter().map(mean).fold(f64::NAN, f64::max);
-        let missing = counters
+        let worst = |of: &[AdapterCounters], mean: fn(&AdapterCounters) -> f64| {
+            of.iter().map(mean).fold(f64::NAN, f64::max)
+        };
+        let missing = |of: &[AdapterCounters]| -> Vec<bool> {
+            of.iter()
+                .map(|counter| counter.misses(&recorder.objectives))
+                .collect()
+        };
+        let missing_groups = missing(&pools);
+        let in_missing_groups = groups
             .iter()
-            .filter(|counter| counter.misses(&recorder.objectives));
+            .zip(counters)
+            .filter(|&(&group, counter)| counter.arrived > 0 && missing_groups[group as usize]);
         self.float("slo_attainment", met as f64 / (met + missed) as f64);
         self.float("request_goodput", met as f64 / seconds);
-        self.float("worst_adapter_mean_ttft_ms", worst(AdapterCounters::mean_ttft_ms));
-        self.float("worst_adapter_mean_tpot_ms", worst(AdapterCounters::mean_tpot_ms));
-        self.int("adapters_missing_slo", missing.count() as u64);
+        self.float(
+            "worst_adapter_mean_ttft_ms",
+            worst(counters, AdapterCounters::mean_ttft_ms),
+        );
+        self.float(
+            "worst_adapter_mean_tpot_ms",
+            worst(counters, AdapterCounters::mean_tpot_ms),
+        );
+        let alone = missing(counters).into_iter().filter(|&late| late).count();
+        self.int("adapters_missing_slo", alone as u64);
+        self.float(
+            "worst_group_mean_ttft_ms",
+            worst(&pools, AdapterCounters::mean_ttft_ms),
+        );
+        self.float(
+            "worst_group_mean_tpot_ms",
+            worst(&pools, AdapterCounters::mean_tpot_ms),
+        );
+        self.int("adapters_in_groups_missing_slo", in_missing_groups.count() as u64);
     }
 
     fn latencies(&mut self, recorder: &mut Recorder) {
@@ -187,7 +217,7 @@ impl Summary {
         );
     }
 
-    fn occupancy(&mut self, recorder: &Recorder, ending: Ending) {
+    fn occupancy(&mut self, recorder: &Recorder, ending: Ending<'_>) {
         let span = ending.duration as f64;
         let usable = f64::from(ending.kv_blocks.saturating_sub(1).max(1));
         let integrals = &recorder.integrals;
