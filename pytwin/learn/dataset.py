@@ -22,7 +22,7 @@ STARVED_BELOW = 0.9
 _NEEDED = (
     "profile", "rates_rps", "ranks", "lengths", "served_adapters", "max_loras", "max_lora_rank",
     "duration_s", "seed", "status", "total_throughput", "mean_tpot_ms", "mean_ttft_ms",
-    "adapters_missing_slo",
+    "adapters_in_groups_missing_slo",
 )  # fmt: skip
 
 
@@ -35,7 +35,8 @@ class Dataset:
     names: of the features, in the order of the columns of `x`.
     x: shape (rows, features).
     labels: name -> shape (rows,): served_share (throughput over nominal rate x lengths), starved
-        (served_share <= 0.9), slo_missed (an adapter's mean TTFT or TPOT above its objective),
+        (served_share <= 0.9), slo_missed (a group of adapters of equal rate and rank
+        has a mean TTFT or TPOT above the objective),
         tpot_ms, ttft_ms (means over completed requests; NaN where none completed), throughput
         (input + output tokens/s).
     groups: shape (rows,): number of the workload; rows of one are never split.
@@ -117,7 +118,7 @@ def dataset_of(frame: pl.DataFrame) -> Dataset:
         groups[index] = number
     labels = {
         "throughput": frame["total_throughput"].cast(pl.Float64).to_numpy(),
-        "slo_missed": (frame["adapters_missing_slo"] > 0).cast(pl.Float64).to_numpy(),
+        "slo_missed": (frame["adapters_in_groups_missing_slo"] > 0).cast(pl.Float64).to_numpy(),
         "tpot_ms": frame["mean_tpot_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
         "ttft_ms": frame["mean_ttft_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
     }

@@ -40,15 +40,17 @@ class Plan:
     workloads: how many to draw.
     settings: settings kept of each.
     seed: of the design, not of the simulations.
+    at_the_edge: gather settings near the edge; else they are log-uniform within the range.
     """
 
     profiles: tuple[str, ...]
     workloads: int
     settings: int = 8
     seed: int = 0
+    at_the_edge: bool = True
 
 
-def draw_spec(plan: Plan, *, duration_s: float = 3600.0) -> SweepSpec:
+def draw_spec(plan: Plan, *, duration_s: float = 3600.0, seeds: int = 1) -> SweepSpec:
     """The sweep of a plan: explicit rows; `label` numbers the workload."""
     rows: list[dict[str, Any]] = []
     describers = [Describer(EngineConfig(profile=name)) for name in plan.profiles]
@@ -60,6 +62,7 @@ def draw_spec(plan: Plan, *, duration_s: float = 3600.0) -> SweepSpec:
             "name": f"training-set-{plan.seed}",
             "base": {"duration_s": duration_s, "max_connections": MAX_CONNECTIONS},
             "list": rows,
+            "seeds": seeds,
         },
         "training set",
     )
@@ -74,7 +77,7 @@ def _rows(describer: Describer, number: int, plan: Plan) -> Iterator[dict[str, A
     traffic = Traffic(tuple(rates), tuple(ranks), law)
     settings = _settings(rng, traffic)
     features = dict(zip(describer.names, describer.features(traffic, settings).T, strict=True))
-    weights = _weights(features)
+    weights = _weights(features) if plan.at_the_edge else within(features).astype(float)
     if not weights.any():
         return
     count = min(plan.settings, int((weights > 0).sum()))

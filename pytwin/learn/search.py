@@ -178,8 +178,8 @@ class Searcher:
         line = question.starved_below * self.nominal(setting)
         risk = 1.0 - prediction.probability_above("total_throughput", line)
         if objective.name == "slo":
-            late = prediction.probability_above("worst_adapter_mean_ttft_ms", objective.ttft_ms)
-            slow = prediction.probability_above("worst_adapter_mean_tpot_ms", objective.tpot_ms)
+            late = prediction.probability_above("worst_group_mean_ttft_ms", objective.ttft_ms)
+            slow = prediction.probability_above("worst_group_mean_tpot_ms", objective.tpot_ms)
             risk = max(risk, late, slow)
         return Certainty(prediction, risk)
 
@@ -234,7 +234,7 @@ class Searcher:
         share = metrics["total_throughput"] / self.nominal(setting)
         failing = share <= question.starved_below
         if question.objective.name == "slo":
-            failing = failing or metrics["adapters_missing_slo"] > 0
+            failing = failing or metrics["adapters_in_groups_missing_slo"] > 0
         return Candidate(
             setting,
             throughput=metrics["total_throughput"],
