@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod batch;
 pub mod cohort;
+mod cohort_steps;
 pub mod places;
 pub mod request;
 pub mod running;

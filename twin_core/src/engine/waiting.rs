@@ -54,8 +54,10 @@ pub struct WaitingQueue {
     passed_adapters: Vec<u32>,
     /// Whether requests of the adapter can come in when all places are taken.
     open: Vec<bool>,
-    /// Heads of all adapters' queues.
+    /// Heads of all adapters' queues, but for those of `changed`: with all places taken nobody asks for it.
     heads: Tournament,
+    changed: Vec<u32>,
+    is_changed: Vec<bool>,
     /// Heads of the open adapters' queues.
     open_heads: Tournament,
     len: usize,
@@ -74,6 +76,8 @@ impl WaitingQueue {
             passed_adapters: Vec::new(),
             open: vec![false; n],
             heads: Tournament::new(n),
+            changed: Vec::new(),
+            is_changed: vec![false; n],
             open_heads: Tournament::new(n),
             len: 0,
             next_back: 0,
@@ -152,8 +156,16 @@ impl WaitingQueue {
     }
 
     /// The first waiting request, of all or among those of open adapters.
-    pub fn first(&self, among_open: bool) -> Option<RequestId> {
-        let heads = if among_open { &self.open_heads } else { &self.heads };
+    pub fn first(&mut self, among_open: bool) -> Option<RequestId> {
+        let heads = if among_open {
+            &self.open_heads
+        } else {
+            while let Some(adapter) = self.changed.pop() {
+                self.is_changed[adapter as usize] = false;
+                self.heads.set(adapter, self.head_key(adapter));
+            }
+            &self.heads
+        };
         let adapter = heads.first()? as usize;
         Some(self.by_adapter[adapter][self.passed[adapter] as usize].id)
     }
@@ -189,10 +201,11 @@ impl WaitingQueue {
     }
 
     fn refresh(&mut self, adapter: u32) {
-        let key = self.head_key(adapter);
-        self.heads.set(adapter, key);
+        if !std::mem::replace(&mut self.is_changed[adapter as usize], true) {
+            self.changed.push(adapter);
+        }
         if self.open[adapter as usize] {
-            self.open_heads.set(adapter, key);
+            self.open_heads.set(adapter, self.head_key(adapter));
         }
     }
 }

@@ -32,6 +32,11 @@ impl CpuCache {
         self.held.len() >= self.capacity
     }
 
+    /// Places that nobody holds.
+    pub fn num_free(&self) -> usize {
+        self.capacity - self.held.len()
+    }
+
     /// Adapters in memory, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = AdapterId> + '_ {
         self.held.iter().copied()

@@ -30,6 +30,11 @@ impl GpuSlots {
         self.used == self.slots.len()
     }
 
+    /// Slots that nobody holds.
+    pub fn num_free(&self) -> usize {
+        self.slots.len() - self.used
+    }
+
     /// What each slot holds.
     pub fn slots(&self) -> &[Option<AdapterId>] {
         &self.slots

@@ -8,6 +8,8 @@
 pub mod cpu_cache;
 pub mod gpu_slots;
 
+use std::collections::VecDeque;
+
 use cpu_cache::CpuCache;
 use gpu_slots::GpuSlots;
 
@@ -70,6 +72,11 @@ impl Recency {
         self.in_batch[adapter as usize] = false;
     }
 
+    /// Whether an adapter is not in the batch and was last visited in that step.
+    fn is_idle(&self, (adapter, step): (AdapterId, u64)) -> bool {
+        !self.in_batch[adapter as usize] && self.step[adapter as usize] == step
+    }
+
     /// Step of the last visit, and the place in it where it is known.
     fn last_visit(&self, adapter: AdapterId) -> (u64, Option<u32>) {
         let step = self.step[adapter as usize];
@@ -120,6 +127,9 @@ pub struct LoraManager {
     recency: Recency,
     visits: u64,
     order: Vec<AdapterId>,
+    /// (adapter, its last visit): those with slots that are not in the batch, least recently visited first. Entries that are not
+    /// true any more are left out where they are met.
+    idle: VecDeque<(AdapterId, u64)>,
 }
 
 impl LoraManager {
@@ -132,6 +142,7 @@ impl LoraManager {
             recency: Recency::new(seed, num_adapters),
             visits: 0,
             order: Vec::new(),
+            idle: VecDeque::new(),
         }
     }
 
@@ -141,15 +152,14 @@ impl LoraManager {
         for adapter in adapters {
             self.visits += 1;
             self.visit(adapter, Some(0), &mut events);
+            self.idle.push_back((adapter, self.visits));
         }
     }
 
     /// Visits the adapters of one step and appends what had to be done to `events`. `given` is the visiting order, where it is
     /// known; [`Self::last_order`] tells the one used.
     pub fn apply(&mut self, batch: &Batch, given: Option<&[AdapterId]>, events: &mut Vec<LoraEvent>) {
-        for &adapter in &batch.left_adapters {
-            self.recency.leave_batch(adapter);
-        }
+        self.leave_batch(&batch.left_adapters);
         self.visits += 1;
         self.order.clear();
         if let Some(given) = given {
@@ -157,7 +167,7 @@ impl LoraManager {
             for position in 0..self.order.len() {
                 self.visit(self.order[position], Some(position as u32), events);
             }
-        } else if !self.all_have_slots(batch) {
+        } else if !self.all_have_slots(batch) && !self.load_over_idle(batch, events) {
             self.order.extend_from_slice(&batch.adapters);
             let (recency, visits) = (&self.recency, self.visits);
             self.order
@@ -177,13 +187,91 @@ impl LoraManager {
     /// The adapters that stay from the batch before got slots then at the latest, and LRU takes none from them between two
     /// steps: only those that join must be looked at. (A mutation may take one.)
     fn all_have_slots(&self, batch: &Batch) -> bool {
-        let vllm = self.rules.touch_on_visit && self.rules.evict_least_recent;
-        let looked_at = if vllm {
+        let looked_at = if self.rules_of_lru() {
             &batch.joined_adapters
         } else {
             &batch.adapters
         };
         looked_at.iter().all(|&adapter| self.gpu.holds(adapter))
+    }
+
+    /// Adapters that the latest batch had and the coming one has not.
+    fn leave_batch(&mut self, adapters: &[AdapterId]) {
+        for &adapter in adapters {
+            self.recency.leave_batch(adapter);
+        }
+        let (idle, recency) = (&mut self.idle, &self.recency);
+        let before = idle.len();
+        idle.extend(
+            adapters
+                .iter()
+                .map(|&adapter| (adapter, recency.step[adapter as usize])),
+        );
+        if adapters.len() > 1 {
+            idle.make_contiguous()[before..].sort_by_cached_key(|&(adapter, _)| recency.key(adapter));
+        }
+        if idle.len() > 4 * self.gpu.slots().len() + 64 {
+            let gpu = &self.gpu;
+            idle.retain(|&entry| recency.is_idle(entry) && gpu.holds(entry.0));
+        }
+    }
+
+    /// Loads what the batch lacks where the order of the visits decides nothing but their own: every adapter that has to give up
+    /// its slot was visited before any of the batch's. False, and nothing done, where that is not so.
+    fn load_over_idle(&mut self, batch: &Batch, events: &mut Vec<LoraEvent>) -> bool {
+        let mut missing = std::mem::take(&mut self.order);
+        let joined = batch.joined_adapters.iter();
+        missing.extend(joined.filter(|&&adapter| !self.gpu.holds(adapter)));
+        let loads = missing
+            .iter()
+            .filter(|&&adapter| !self.cpu.holds(adapter))
+            .count();
+        let victims = missing.len().saturating_sub(self.gpu.num_free());
+        let simple =
+            self.rules_of_lru() && self.cpu.num_free() >= loads && self.idle_is_older(batch, victims);
+        if simple {
+            let (recency, visits) = (&self.recency, self.visits);
+            missing.sort_by_cached_key(|&adapter| recency.hashed_position(adapter, visits));
+            for &adapter in &missing {
+                let victim = if self.gpu.is_full() {
+                    self.idle.pop_front()
+                } else {
+                    None
+                };
+                self.visit_over(adapter, None, victim.map(|(victim, _)| victim), events);
+            }
+        }
+        missing.clear();
+        self.order = missing;
+        simple
+    }
+
+    /// Whether the first `victims` idle adapters were visited before each of the batch's. Leaves only true entries in front.
+    fn idle_is_older(&mut self, batch: &Batch, victims: usize) -> bool {
+        let Some(last) = victims.checked_sub(1) else {
+            return true;
+        };
+        let mut at = 0;
+        while at < victims {
+            match self.idle.get(at) {
+                Some(&entry) if self.recency.is_idle(entry) && self.gpu.holds(entry.0) => at += 1,
+                Some(_) => {
+                    self.idle.remove(at);
+                }
+                None => return false,
+            }
+        }
+        let (youngest, step) = self.idle[last];
+        let key = self.recency.key(youngest);
+        let joined = batch.joined_adapters.iter();
+        let mut resident = joined.filter(|&&adapter| self.gpu.holds(adapter));
+        // Those that stay from the batch before were visited in its step.
+        step < self.recency.latest && resident.all(|&adapter| self.recency.key(adapter) > key)
+    }
+
+    /// Whether both tiers are LRU caches (mutations make them something else).
+    fn rules_of_lru(&self) -> bool {
+        self.rules.touch_on_visit && self.rules.evict_least_recent && self.rules.cpu_eviction_frees_slot
     }
 
     /// `steps` more steps with the same adapters as the latest.
@@ -217,6 +305,17 @@ impl LoraManager {
     }
 
     fn visit(&mut self, adapter: AdapterId, position: Option<u32>, events: &mut Vec<LoraEvent>) {
+        self.visit_over(adapter, position, None, events);
+    }
+
+    /// A visit for which the adapter that has to give up its slot may be known.
+    fn visit_over(
+        &mut self,
+        adapter: AdapterId,
+        position: Option<u32>,
+        victim: Option<AdapterId>,
+        events: &mut Vec<LoraEvent>,
+    ) {
         let least = self.rules.evict_least_recent;
         let mut inserted = false;
         if !self.cpu.holds(adapter) {
@@ -236,9 +335,10 @@ impl LoraManager {
         if !self.gpu.holds(adapter) {
             inserted = true;
             if self.gpu.is_full()
-                && let Some(victim) = self
-                    .recency
-                    .victim(self.gpu.slots().iter().flatten().copied(), least)
+                && let Some(victim) = victim.or_else(|| {
+                    self.recency
+                        .victim(self.gpu.slots().iter().flatten().copied(), least)
+                })
             {
                 self.gpu.free(victim);
                 events.push(LoraEvent::Deactivate(victim));
@@ -251,3 +351,6 @@ impl LoraManager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
