@@ -148,9 +148,8 @@ impl Histogram {
             None => lower_end(self.first_bucket + self.counts.len()) as f64,
         };
         if longest * longest * n > 2f64.powi(126) {
-            let squares = self
-                .buckets()
-                .map(|(value, count)| (value - mean).powi(2) * count);
+            let places = 0..self.entries.len().max(self.counts.len());
+            let squares = places.map(|at| (self.value(at) - mean).powi(2) * self.count(at) as f64);
             return squares.sum::<f64>() / n;
         }
         let whole = self.sum / u128::from(self.total.max(1));
@@ -163,48 +162,57 @@ impl Histogram {
         if variance < 0.0 { 0.0 } else { variance }
     }
 
-    /// Values (the middle of their bucket) and counts.
-    fn buckets(&self) -> impl Iterator<Item = (f64, f64)> {
-        let kept = self
-            .entries
-            .iter()
-            .map(|&(value, count)| (value as f64, count as f64));
-        let counted = self.counts.iter().enumerate();
-        kept.chain(counted.map(|(at, &count)| (middle(self.first_bucket + at), count as f64)))
-    }
-
     /// Quantiles in picoseconds of ascending `q` in 0..=1; NaN when empty. Sorts the entries.
     pub fn quantiles<const N: usize>(&mut self, q: [f64; N]) -> [f64; N] {
         if self.total == 0 {
             return [f64::NAN; N];
         }
         self.entries.sort_unstable();
-        let mut buckets = self.buckets();
-        // Ranks start..seen have `value`, the one before has `before`.
-        let (mut start, mut seen, mut before, mut value) = (0.0, 0.0, f64::NAN, f64::NAN);
-        let mut at_rank = |rank: f64| {
-            while seen <= rank
-                && let Some((next, count)) = buckets.next()
-            {
-                if count > 0.0 {
-                    (start, seen, before, value) = (seen, seen + count, value, next);
+        // Ranks start..seen lie in place `at`, those just before `start` in place `before`.
+        let (mut start, mut seen, mut before, mut at, mut next) = (0, 0, 0, 0, 0);
+        let mut place_of = |rank: u64| {
+            while seen <= rank {
+                let count = self.count(next);
+                if count > 0 {
+                    (before, at) = (at, next);
+                    (start, seen) = (seen, seen + count);
                 }
+                next += 1;
             }
-            if rank < start { before } else { value }
+            if rank < start { before } else { at }
         };
         let last = (self.total - 1) as f64;
         q.map(|q| {
             let (rank, fraction) = ((q * last).floor(), (q * last).fract());
-            let low = at_rank(rank);
+            let low = self.value(place_of(rank as u64));
             if fraction == 0.0 {
                 return low;
             }
-            // The next quantile may lie between the same neighbours: at worst it asks for the rank before this one's value.
-            let high = at_rank(rank + 1.0);
+            // The next quantile may lie between the same neighbours: at worst it asks for the rank just before this one's place.
+            let high = self.value(place_of(rank as u64 + 1));
             low + fraction * (high - low)
         })
     }
 
+    /// Durations in one place: an entry, or a bucket where there are buckets.
+    fn count(&self, place: usize) -> u64 {
+        if self.counts.is_empty() {
+            self.entries[place].1
+        } else {
+            self.counts[place]
+        }
+    }
+
+    /// Their value: the middle of a bucket.
+    fn value(&self, place: usize) -> f64 {
+        if self.counts.is_empty() {
+            self.entries[place].0 as f64
+        } else {
+            middle(self.first_bucket + place)
+        }
+    }
+
+    #[inline]
     fn add_sums(&mut self, first: Picoseconds, slope: Picoseconds, steps: u64, count: u64) {
         let [a, d, m, n] = [first, slope, steps, count].map(u128::from);
         self.total += steps * count;
