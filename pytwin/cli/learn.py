@@ -167,13 +167,15 @@ def fit(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     families: str = "tree,forest,boosted,rules,linear",
     seed: int = 0,
+    plots: bool = True,
     format: Annotated[Format, Parameter(name="--format")] = "table",  # noqa: A002
 ) -> int:
     """Train models on a finished sweep; workloads are never split between folds.
 
     Writes readable.json (the tree), best.json.gz (per target the family that errs least on
-    workloads that it did not see), rules.txt, predict_readable.py (no dependencies) and
-    report.json into the output directory.
+    workloads that it did not see), rules.txt, predict_readable.py (no dependencies),
+    report.json, importance.png, partial_dependence.png and reliability.png into the output
+    directory.
 
     Parameters
     ----------
@@ -186,10 +188,13 @@ def fit(
         Of tree, forest, boosted, rules, linear: those to try.
     seed
         Of the estimators.
+    plots
+        Draw the pictures; --no-plots for none.
     """
     from pytwin.learn.dataset import read_dataset
     from pytwin.learn.export import write_models
     from pytwin.learn.models import FAMILIES
+    from pytwin.learn.plots import write_plots
     from pytwin.learn.train import fit_all
 
     wanted = [name.strip() for name in families.split(",")]
@@ -209,6 +214,8 @@ def fit(
         "python": platform.python_version(),
     }
     rows = write_models(fitted, data, provenance, output)
+    if plots:
+        write_plots(fitted, data, output, seed=seed)
     if format == "json":
         print_json(rows)
     elif format == "csv":
