@@ -367,3 +367,23 @@ def test_requests_may_be_left_out(toy):
     assert lean.adapters.equals(run.adapters)
     with pytest.raises(pt.PytwinError, match="requests=True"):
         _ = lean.requests
+
+
+def test_memory_does_not_grow_with_the_number_of_requests():
+    """Without rows per request and samples over time, 400,000 requests take what 10,000 take."""
+    code = f"""
+import resource
+import pytwin as pt
+server = pt.EngineConfig(profile={TOY!r}, max_loras=16)
+def peak(requests):
+    adapters = pt.adapters(64, 20 / 64, 16)
+    traffic = pt.Workload.poisson(adapters=adapters, lengths=(60, 40), total_requests=requests,
+                                  duration_s=requests / 20)
+    run = pt.simulate(server, traffic, requests=False, timeseries_s=None)
+    assert run.metrics["completed"] > 0.99 * requests
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+few = peak(10_000)
+print((peak(400_000) - few) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 2  # MB
