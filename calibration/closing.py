@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration import replay
+from pytwin.calibrate.observations import LOADS
 from pytwin.calibrate.solve import Problem
 from pytwin.calibrate.step_time import EMPHASIS
 from pytwin.calibrate.terms import Component, to_terms
@@ -89,6 +90,33 @@ def close(
     return coefficients * (1 + solution.x), report
 
 
+def with_law(
+    document: dict[str, Any], components: Sequence[Component], coefficients: FloatArray
+) -> dict[str, Any]:
+    """The profile under this law: step times, and load times by the factor of component `loads`."""
+    steps = [entry.name != LOADS for entry in components]
+    terms = to_terms(
+        [entry for entry, kept in zip(components, steps, strict=True) if kept],
+        coefficients[np.array(steps)],
+        1000.0,
+    )
+    told = {**document, "step_time": {"unit": "us", "terms": terms}}
+    if not all(steps):
+        factor = float(coefficients[steps.index(False)])
+        told["load_time"] = scaled_loads(document["load_time"], factor)
+    return told
+
+
+def scaled_loads(load_time: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Load times from memory, `factor` times the logged host time."""
+    change = factor / float(load_time.get("traffic_factor", 1.0))
+    memory = [
+        {**term, "coefficient": float(f"{term['coefficient'] * change:.6g}")}
+        for term in load_time["memory"]
+    ]
+    return {**load_time, "memory": memory, "traffic_factor": float(f"{factor:.4g}")}
+
+
 def _soft(error: FloatArray) -> FloatArray:
     """Errors far beyond the scale count by their root: bistable runs must not pull."""
     scaled = error / _SCALE
@@ -105,8 +133,7 @@ def _simulate(
 ) -> list[replay.Replayed]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile.json"
-        terms = to_terms(components, coefficients, 1000.0)
-        path.write_text(json.dumps({**document, "step_time": {"unit": "us", "terms": terms}}))
+        path.write_text(json.dumps(with_law(document, components, coefficients)))
         return replay.replay(runs, path, components, seed)
 
 

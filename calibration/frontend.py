@@ -36,8 +36,6 @@ FloatArray = npt.NDArray[np.float64]
 # label set. Fitted in logarithms, so that each stays positive.
 _NAMES = ("ingress", "egress_per_seq", "first_request", "poll_per_label_set")
 _START = (6.0, 0.03, 260.0, 18.0)
-# Seconds between the benchmark's polls of /metrics.
-METRICS_POLL_S = 2.0
 _MOST_RUNS = 48
 
 
@@ -96,7 +94,7 @@ def simulate(
     for config, real in runs:
         server, traffic = replay.server_and_traffic(config, path)
         spec = {**twin.spec(server, traffic, ignore_memory=True), "seed": seed}
-        spec["engine"] = {**spec["engine"], "metrics_poll_s": METRICS_POLL_S}
+        spec["engine"] = {**spec["engine"], "metrics_poll_s": replay.METRICS_POLL_S}
         spec["collect"] = {"requests": False, "timeseries_s": None, "steps": False}
         result = _core.simulate(twin.library, json.dumps(spec, allow_nan=False))
         pairs.append((real, result["metrics"]))

@@ -13,22 +13,28 @@ GPU_BYTES = 63.43 * GIB
 
 # Settings of the measured server (a fork of vLLM 0.8.5, V1 engine).
 ENGINE_VERSION = "0.8.5"
+BLOCK_TOKENS = 16
 SERVER: dict[str, Any] = {
     "max_num_seqs": 2048,
     "max_num_batched_tokens": 2048,
     "enable_prefix_caching": False,
     "gpu_memory_utilization": 0.9,
-    "block_size": 16,
+    "block_size": BLOCK_TOKENS,
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """A measured model: its name, its config.json's shapes and its length table."""
+    """A measured model: its name, its config.json's shapes and its length table.
+
+    loads_fitted: whether a load's time under traffic is fitted, or is the logged host time: what
+    simulates ml_test better (docs/background/cost-model.md).
+    """
 
     name: str
     shape: ModelShape
     lengths: str
+    loads_fitted: bool
 
     @property
     def profile(self) -> str:
@@ -50,11 +56,13 @@ MODELS = (
         "llama-3.1-8b-instruct",
         ModelShape(32, 8, 128, 2, 131_072, GPU_BYTES, _lora_dims(4096, 1024, 14_336)),
         "sharegpt-llama-3",
+        loads_fitted=True,
     ),
     Model(
         "qwen-2.5-7b-instruct",
         ModelShape(28, 4, 128, 2, 32_768, GPU_BYTES, _lora_dims(3584, 512, 18_944)),
         "sharegpt-qwen-2.5",
+        loads_fitted=False,
     ),
 )
 

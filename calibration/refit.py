@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from calibration import closing, frontend, replay
+from calibration import closing, frontend, kv_memory, replay
 from calibration.models import (
     ENGINE_VERSION,
     FITTED,
@@ -32,7 +33,7 @@ from calibration.models import (
 )
 from pytwin.calibrate import early_eos, load_time, memory, observations, read, step_time
 from pytwin.calibrate.solve import Problem
-from pytwin.catalog import load_lengths
+from pytwin.catalog import LengthTable, load_lengths
 from pytwin.validate import RunConfig
 
 SOURCE = (
@@ -40,9 +41,8 @@ SOURCE = (
     "commit bae36e2da: vLLM 0.8.5 (V1 engine, fork) on one 64 GB Hopper GPU"
 )
 
-# Overloaded runs used, of all: enough to fix the law of large batches.
-_QUEUED_SHARE = 0.5
 _CLOSING_TURNS = 2
+_PROMPT_SAMPLE = 4000
 
 
 class Traces:
@@ -66,26 +66,44 @@ class Traces:
         return self.tables[name].filter(pl.col("run_idx").is_in(runs["run_idx"].implode()))
 
 
-def fit(
-    traces: Traces, directory: Path, model: Model, rounds: int, out: Path, start: Path | None = None
-) -> dict[str, Any]:
-    """A profile document of one model."""
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a fit starts from.
+
+    document: the profile but for its step times (a first law without the twin's batches), front
+    end and their errors. micro: the logged steps, steps: how many behind each of its rows. cases:
+    runs under traffic, with their outcomes.
+    """
+
+    document: dict[str, Any]
+    loads: dict[str, Any]
+    micro: Problem
+    steps: npt.NDArray[np.int64]
+    cases: list[tuple[RunConfig, dict[str, Any]]]
+
+
+def prepare(traces: Traces, directory: Path, model: Model) -> Prepared:
+    """Everything of one model that needs no simulation."""
     runs = traces.runs.filter(pl.col("model") == model.name)
     lengths = load_lengths(model.lengths)
-    prompts = np.repeat(lengths.prompt_tokens, lengths.weights.astype(int)).astype(np.float64)
+    timeseries = traces.of("timeseries", runs)
     observed = observations.collect(
         runs,
         traces.of("steps", runs),
-        traces.of("timeseries", runs),
+        timeseries,
         traces.of("adapters", runs),
-        prompts,
+        sample_of_prompts(lengths),
         ("ml_test",),
     )
-    components = step_time.candidates()
+    components = step_time.candidates(model.loads_fitted)
     logged = step_time.problem_of(observed, components)
     loads, load_errors = load_time.fit(traces.of("lora_loads", runs), runs)
     memory_rows = traces.calib_memory.filter(pl.col("model") == model.name)
     memory_document = memory.fit(memory_rows, runs, model.shape)
+    traffic = kv_memory.with_kv_tokens(
+        runs.filter(pl.col("family") == "ml_test", pl.col("status") == "ok"), memory_document
+    )
+    left_out = kv_memory.short_of_memory(traffic, timeseries)
     document: dict[str, Any] = {
         "schema": 1,
         "name": model.profile,
@@ -99,10 +117,11 @@ def fit(
             "command": "python -m calibration.refit --traces DIR",
             "fitted_on": list(FITTED),
             "held_out": list(HELD_OUT),
+            "left_out_short_of_kv_memory": len(left_out),
         },
         "server": {**SERVER, "max_model_len": model.shape.max_model_len},
         "lengths": {"sharegpt": model.lengths},
-        "early_eos": early_eos.fit(runs, lengths),
+        "early_eos": early_eos.fit(runs, timeseries, lengths),
         "step_time": {"unit": "us", "terms": step_time.fit(logged).terms()},
         "load_time": loads,
         "frontend": {},
@@ -115,36 +134,60 @@ def fit(
         },
         "residual_spread": {},
     }
+    cases = [
+        (config, real)
+        for config, real in replay.cases(directory, "ml_test", model.name)
+        if config.run_idx not in left_out
+    ]
+    steps = observed.steps[observed.family != "traffic"]
+    return Prepared(document, loads, step_time.without(logged, "traffic"), steps, cases)
+
+
+def fit(
+    traces: Traces, directory: Path, model: Model, rounds: int, out: Path, start: Path | None = None
+) -> dict[str, Any]:
+    """A profile document of one model."""
+    prepared = prepare(traces, directory, model)
+    document, micro, runs = prepared.document, prepared.micro, prepared.cases
     # Round by round: the law of the last round decides which batches the twin goes through, those
     # decide the next law. The micro-benchmarks' logged steps stay in all of them.
     if start is not None:
         earlier = json.loads((start / f"{model.profile}.json").read_text(encoding="utf-8"))
         document["step_time"], document["frontend"] = earlier["step_time"], earlier["frontend"]
+        document["load_time"] = closing.scaled_loads(prepared.loads, replay.load_factor(earlier))
         document["errors"]["frontend"] = earlier["errors"].get("frontend")
-    micro = step_time.without(logged, "traffic")
-    runs_of_model = replay.cases(directory, "ml_test", model.name, _QUEUED_SHARE)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             file = write(document, Path(folder))
-            replayed = replay.replay(runs_of_model, file, components, seed=number)
+            replayed = replay.replay(
+                runs, file, step_time.candidates(model.loads_fitted), seed=number
+            )
             seen = replay.observations(replayed)
             law = step_time.fit(step_time.join(micro, seen))
-            document["step_time"]["terms"] = law.terms()
+            document = closing.with_law(document, law.components, law.coefficients)
             document["errors"]["step_time"] = law.errors()
             document["residual_spread"] = law.spread()
             # The stalls of the first minute decide in which state a busy run settles.
             if number == rounds - 1:
                 for turn in range(_CLOSING_TURNS):
-                    law = close(document, law, micro, runs_of_model, 100 + turn)
-                document["step_time"]["terms"] = law.terms()
+                    law = close(document, law, micro, runs, 100 + turn)
+                document = closing.with_law(document, law.components, law.coefficients)
                 document["errors"]["step_time"] = law.errors()
             if number == rounds - 1 or (number == 0 and start is None):
-                fitted = frontend.fit(document, runs_of_model)
-                document["frontend"], document["errors"]["frontend"] = fitted
+                document["frontend"], document["errors"]["frontend"] = frontend.fit(document, runs)
             met = f"{len(seen.target)}/{len(replayed)} runs met"
             print(f"{model.name} round {number}: {met}", flush=True)
             write(document, out)
     return document
+
+
+def sample_of_prompts(lengths: LengthTable) -> npt.NDArray[np.float64]:
+    """Prompt lengths of the law, an even sample."""
+    order = np.argsort(lengths.prompt_tokens, kind="stable")
+    total = np.cumsum(lengths.weights[order])
+    places = (np.arange(_PROMPT_SAMPLE) + 0.5) / _PROMPT_SAMPLE * total[-1]
+    found = lengths.prompt_tokens[order][np.searchsorted(total, places)]
+    return np.asarray(found, dtype=np.float64)
 
 
 def close(
@@ -155,7 +198,8 @@ def close(
     seed: int,
 ) -> step_time.Law:
     """The law after one closed-loop step."""
-    names = [entry.name for entry in step_time.candidates()]
+    offered = micro.matrix.shape[1] == len(step_time.candidates())
+    names = [entry.name for entry in step_time.candidates(offered)]
     columns = [names.index(entry.name) for entry in law.components]
     coefficients, before = closing.close(
         document, law.components, law.coefficients, micro.columns(columns), runs, seed
@@ -203,7 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("pytwin/profiles"))
     parser.add_argument("--model", help="only this one, for example llama-3.1-8b-instruct")
     parser.add_argument("--start", type=Path, help="directory of profiles to go on from")
-    parser.add_argument("--rounds", type=int, default=4, help="simulate-and-refit rounds")
+    parser.add_argument("--rounds", type=int, default=3, help="simulate-and-refit rounds")
     arguments = parser.parse_args()
     traces = Traces(arguments.traces)
     for model in MODELS:

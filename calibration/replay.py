@@ -21,6 +21,7 @@ import polars as pl
 
 from calibration.models import KNOWN_BAD
 from pytwin import _core
+from pytwin.calibrate.observations import LOADS
 from pytwin.calibrate.solve import Problem
 from pytwin.calibrate.terms import Component, design
 from pytwin.config import EngineConfig
@@ -32,6 +33,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Connections that client and server could hold: a constant of the benchmark, not of a run.
 MAX_CONNECTIONS = 25_000
+# Seconds between the benchmark's polls of /metrics.
+METRICS_POLL_S = 2.0
 # Steps that stand for a run: an even sample of them.
 _STEPS_PER_RUN = 6000
 # How far the twin's mean number of running requests may be off (relative).
@@ -44,7 +47,7 @@ class Replayed:
     """One run: what the twin made of it, and what was measured.
 
     design: mean of each component over generated tokens. step_ms, load_ms: means over generated
-    tokens of the twin's step time and of the loads in it.
+    tokens of the twin's step time and of the loads in it (0 where the design holds the loads).
     """
 
     config: RunConfig
@@ -104,6 +107,8 @@ def replay(
 ) -> list[Replayed]:
     """Simulate each run once and average the components' design over its generated tokens."""
     twin = Twin()
+    factor = load_factor(json.loads(profile.read_text(encoding="utf-8")))
+    loads_fitted = any(entry.name == LOADS for entry in components)
     replayed = []
     for config, real in runs:
         server, traffic = server_and_traffic(config, profile)
@@ -111,6 +116,7 @@ def replay(
         spec = {
             **spec,
             "seed": seed,
+            "engine": {**spec["engine"], "metrics_poll_s": METRICS_POLL_S},
             "collect": {"requests": False, "timeseries_s": None, "steps": True},
         }
         result = _core.simulate(twin.library, json.dumps(spec, allow_nan=False))
@@ -118,6 +124,7 @@ def replay(
         stride = max(1, len(steps["start_s"]) // _STEPS_PER_RUN)
         sample = {name: np.asarray(column)[::stride] for name, column in steps.items()}
         features = _features(sample, config)
+        features[LOADS] = sample["load_ms"] / factor
         generated = features["decode_seqs"]
         weight = generated / generated.sum()
         replayed.append(
@@ -127,10 +134,15 @@ def replay(
                 result["metrics"],
                 weight @ design(components, features),
                 float(weight @ sample["duration_ms"]),
-                float(weight @ sample["load_ms"]),
+                0.0 if loads_fitted else float(weight @ sample["load_ms"]),
             )
         )
     return replayed
+
+
+def load_factor(document: dict[str, Any]) -> float:
+    """How much longer than its logged host time a load takes under traffic, in this profile."""
+    return float(document["load_time"].get("traffic_factor", 1.0))
 
 
 def _features(steps: dict[str, npt.NDArray[Any]], config: RunConfig) -> dict[str, FloatArray]:

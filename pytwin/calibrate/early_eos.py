@@ -1,9 +1,13 @@
-"""How often a request stops before its requested output length, and what that takes off the mean.
+"""How often a request stops before its requested output length, and which requests do.
 
-Servers count requests that finish for another reason than their length; their share is the
-probability of an early end. The model ends such a request at a uniform position. Where real ends
-come sooner or later than that, the probability is scaled so that the *mean output* is right, since
-it, not the count, sets load and throughput.
+Servers count requests that finish for another reason than their length: that share is how often.
+Which ones do shows in the mean output: if all were as likely to stop, at a uniform position, half
+of that share would be missing from the mean output; if long ones stop more often, in proportion to
+their length, E[o^2] / E[o]^2 times as much is missing. The law is a mixture of the two,
+
+    chance(o) = probability + per_token * o,   at a uniform position,
+
+fixed by the two measured figures: the share of early ends and the mean output they leave.
 """
 
 from __future__ import annotations
@@ -17,11 +21,10 @@ from pytwin.catalog import LengthTable
 _UNQUEUED_WAITING_MAX = 5
 
 
-def fit(runs: pl.DataFrame, lengths: LengthTable) -> float:
-    """Effective probability that a request ends early, from unqueued runs of one model.
+def fit(runs: pl.DataFrame, timeseries: pl.DataFrame, lengths: LengthTable) -> dict[str, float]:
+    """The law of early ends, {"probability", "per_token"}, from unqueued runs of one model.
 
-    Completed requests' mean output against the pool's mean, corrected for the requests still
-    running at the end, which are longer than the average.
+    runs, timeseries: rows of the traces' tables. ValueError without an unqueued run.
     """
     calm = runs.filter(
         pl.col("family") == "ml_test",
@@ -32,16 +35,43 @@ def fit(runs: pl.DataFrame, lengths: LengthTable) -> float:
         raise ValueError("no unqueued run: early ends cannot be told from the queue's bias")
     output = lengths.output_tokens.astype(np.float64)
     weight = lengths.weights / lengths.weights.sum()
-    length_biased = float(weight @ output**2) / float(weight @ output) ** 2  # in mean outputs
+    mean = float(weight @ output)
+    spread = float(weight @ output**2) / mean**2  # 1 if all outputs were alike
+    share = _share_of_early_ends(calm, timeseries)
+    # missing = (constant part + spread * growing part) / 2, constant + growing = share
+    missing = 1.0 - _kept_output(calm, spread)
+    growing = (2.0 * missing - share) / (spread - 1.0) if spread > 1.0 else 0.0
+    growing = min(max(growing, 0.0), share)
+    return {
+        "probability": float(f"{share - growing:.3g}"),
+        "per_token": float(f"{growing / mean:.3g}"),
+    }
+
+
+def _share_of_early_ends(calm: pl.DataFrame, timeseries: pl.DataFrame) -> float:
+    """Requests that the servers counted as stopped, of those that completed."""
+    last = (
+        timeseries.filter(
+            pl.col("run_idx").is_in(calm["run_idx"].implode()),
+            pl.col("finished_first_reason").is_not_null(),
+        )
+        .sort("run_idx", "t_s")
+        .group_by("run_idx")
+        .agg(pl.col("finished_first_reason").last())
+        .join(calm.select("run_idx", "completed"), on="run_idx")
+    )
+    if last.is_empty():
+        return 0.0
+    return float(last["finished_first_reason"].sum()) / float(last["completed"].sum())
+
+
+def _kept_output(calm: pl.DataFrame, length_biased: float) -> float:
+    """Completed output over what the pool's mean promised.
+
+    Requests still running at the end are longer than the average: `length_biased` mean outputs.
+    """
     completed = calm["completed"].to_numpy().astype(np.float64)
     in_flight = calm["ts_running_mean"].to_numpy()
     pool = calm["pool_mean_output_len"].to_numpy()
-    prompt_share = (
-        calm["total_input_tokens"].to_numpy() / completed / calm["pool_mean_input_len"].to_numpy()
-    )
     expected = (completed + in_flight - in_flight * length_biased) * pool
-    drawn = float((prompt_share * completed).sum() / completed.sum())
-    kept = float(calm["total_output_tokens"].sum() / expected.sum())
-    # A uniform position takes half of an early request's output. The pool's sampling noise shows
-    # in the prompts too, in the other direction where lengths are anticorrelated: left as it is.
-    return round(max(0.0, 2 * (1 - kept / max(drawn, kept))), 4)
+    return min(1.0, float(calm["total_output_tokens"].sum() / expected.sum()))

@@ -23,6 +23,8 @@ from pytwin.calibrate.terms import CONFIG_FEATURES, STEP_FEATURES, Features
 
 FloatArray = npt.NDArray[np.float64]
 
+# Host time of the adapter loads in a step, as the server logs it (ms): a feature for fitting alone.
+LOADS = "loads"
 # A queue this long on average means that arrivals wait and adapters in the batch are no longer
 # those that the rates give.
 _UNQUEUED_WAITING = 1.0
@@ -37,7 +39,7 @@ class Observations:
     """Micro rows (possible batches) that average to observed step times.
 
     features: per micro row. row: observation of each micro row. weight: of it inside its
-    observation. target_ms, family, group, run: per observation.
+    observation. target_ms, family, group, run, steps (logged steps behind it): per observation.
     """
 
     features: Features
@@ -47,6 +49,7 @@ class Observations:
     family: npt.NDArray[np.str_]
     group: npt.NDArray[np.str_]
     run: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
 
     def average(self, matrix: FloatArray) -> FloatArray:
         """Weighted means of the micro rows' design, one row per observation."""
@@ -68,12 +71,14 @@ class _Rows:
         self.family: list[str] = []
         self.group: list[str] = []
         self.run: list[int] = []
+        self.steps: list[int] = []
 
-    def add(self, target_ms: float, family: str, group: str, run: int) -> int:
+    def add(self, target_ms: float, family: str, group: str, run: int, steps: int = 1) -> int:
         self.target.append(target_ms)
         self.family.append(family)
         self.group.append(group)
         self.run.append(run)
+        self.steps.append(steps)
         return len(self.target) - 1
 
     def batch(self, row: int, weight: float, **features: float) -> None:
@@ -88,7 +93,7 @@ class _Rows:
             raise ValueError("no usable step observation: steps or unqueued runs are needed")
         columns = {
             name: np.array([micro[2].get(name, 0.0) for micro in self.micro])
-            for name in CONFIG_FEATURES + STEP_FEATURES
+            for name in (*CONFIG_FEATURES, *STEP_FEATURES, LOADS)
         }
         return Observations(
             features=columns,
@@ -98,6 +103,7 @@ class _Rows:
             family=np.array(self.family),
             group=np.array(self.group),
             run=np.array(self.run),
+            steps=np.array(self.steps),
         )
 
 
@@ -231,7 +237,11 @@ def _batches(rows: _Rows, run: dict[str, Any], frame: pl.DataFrame) -> None:
         total, count = cell["batched_tokens"], min(cell["batched_tokens"], limit)
         mixed = total > limit
         row = rows.add(
-            cell["dt_ms"], "lora mixed" if mixed else "lora decode", f"run {run_idx}", run_idx
+            cell["dt_ms"],
+            "lora mixed" if mixed else "lora decode",
+            f"run {run_idx}",
+            run_idx,
+            steps=cell["len"],
         )
         rows.batch(
             row, 1.0, **_server(run), seqs=count, tokens=total,

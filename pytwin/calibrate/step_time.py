@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytwin.calibrate.observations import Observations
+from pytwin.calibrate.observations import LOADS, Observations
 from pytwin.calibrate.solve import Problem, balance, cross_validate, relative_errors, solve
 from pytwin.calibrate.terms import Component, Factor, Part, component, design, to_terms
 
@@ -42,10 +42,10 @@ def _small(name: str, why: str, *factors: Factor, scale: float = 1.0) -> Compone
     return Component(name, (Part(scale, factors), Part(-scale, (*factors, _LARGE))), why)
 
 
-def candidates() -> list[Component]:
-    """All components from which a law may be chosen."""
+def candidates(loads: bool = True) -> list[Component]:
+    """All components from which a law may be chosen, with or without that of the loads."""
     blocks = tuple({"of": "tokens", "at_least": edge} for edge in (33, 65, 97))
-    return [
+    found = [
         component("base", "weights read once per step, fixed host work"),
         component("tokens", "matrix products, per token", "tokens"),
         component(
@@ -171,12 +171,16 @@ def candidates() -> list[Component]:
             "slots prefill", "idle slots, per block of prompt tokens", "max_loras", "prefill_tokens"
         ),
         component("waiting", "the scheduler's walk over the waiting queue", "waiting"),
+        # Not a term of the profile: it scales the profile's load times.
+        component(LOADS, "adapter loads under traffic, per ms that the host logs", LOADS),
     ]
+    return [entry for entry in found if loads or entry.name != LOADS]
 
 
 EMPHASIS = {"traffic": 3.0, "saturated": 3.0, "lora mixed": 0.25}
-# Always kept: the skeleton of a step, each part seen alone in one of the micro-benchmarks.
-_CORE = ("base", "tokens", "context", "slots", "active", "adapters")
+# Always kept: the skeleton of a step, each part seen alone in one of the micro-benchmarks, and the
+# loads where they are fitted.
+_CORE = ("base", "tokens", "context", "slots", "active", "adapters", LOADS)
 
 
 @dataclass(frozen=True)
@@ -272,11 +276,13 @@ def without(problem: Problem, family: str) -> Problem:
 def fit(whole: Problem, worth: float = 0.002) -> Law:
     """Choose components by out-of-sample error, dropping one at a time while that costs nothing.
 
-    `whole` holds one column per entry of `candidates()`. A component stays if leaving it out raises
-    the held-out error (root mean square relative error, whole workloads and whole runs held out)
-    by more than the share `worth`.
+    `whole` holds one column per entry of `candidates()`, with or without the loads. A component
+    stays if leaving it out raises the held-out error (root mean square relative error, whole
+    workloads and whole runs held out) by more than the share `worth`.
     """
     chosen = candidates()
+    if whole.matrix.shape[1] != len(chosen):
+        chosen = candidates(loads=False)
     kept = list(range(len(chosen)))
     best = _score(whole)
     while True:

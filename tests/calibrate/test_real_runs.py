@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
+from calibration import kv_memory
 from calibration.models import MODELS, Model
-from calibration.refit import Traces
+from calibration.refit import Traces, sample_of_prompts
 from pytwin.calibrate import early_eos, load_time, memory, observations, step_time
 from pytwin.catalog import load_lengths
 
@@ -41,8 +41,7 @@ def test_memory_is_told_from_shapes_and_a_few_servers(fitted, model):
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_the_step_law_holds_on_workloads_it_has_not_seen(fitted, model):
     runs = of_model(fitted, model)
-    table = load_lengths(model.lengths)
-    prompts = np.repeat(table.prompt_tokens, table.weights.astype(int)).astype(np.float64)
+    prompts = sample_of_prompts(load_lengths(model.lengths))
     seen = observations.collect(
         runs,
         fitted.of("steps", runs),
@@ -64,7 +63,22 @@ def test_loads_and_early_ends(fitted, model):
     assert report["disk_mape_percent"] < 8.0
     assert report["memory_mape_percent"] < 8.0
     assert all(term["coefficient"] > 0 for term in document["disk"] + document["memory"])
-    assert 0.0 < early_eos.fit(runs, load_lengths(model.lengths)) < 0.1
+    ends = early_eos.fit(runs, fitted.of("timeseries", runs), load_lengths(model.lengths))
+    assert 0.005 < ends["probability"] < 0.06
+    assert 0.0 <= ends["per_token"] < 2e-4
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_servers_short_of_kv_memory_are_few_and_found(fitted, model):
+    runs = of_model(fitted, model)
+    rows = fitted.calib_memory.filter(pl.col("model") == model.name)
+    traffic = kv_memory.with_kv_tokens(
+        runs.filter(pl.col("family") == "ml_test", pl.col("status") == "ok"),
+        memory.fit(rows, runs, model.shape),
+    )
+    short = kv_memory.short_of_memory(traffic, fitted.of("timeseries", traffic))
+    assert 0 < len(short) < 0.08 * traffic.height
+    assert all(0.4 < share < 0.95 for share in short.values())
 
 
 def test_what_is_held_out_never_reaches_a_fit(fitted):

@@ -6,6 +6,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from calibration.build_lengths import held_and_seen
 from pytwin.calibrate.terms import CONFIG_FEATURES, STEP_FEATURES, evaluate
 from pytwin.catalog import load_lengths, load_profile, shipped_lengths, shipped_profiles
 from pytwin.workload import tilted
@@ -77,9 +78,10 @@ def test_a_step_takes_longer_with_more_of_anything(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "held"), [("sharegpt-llama-3", 361.4), ("sharegpt-qwen-2.5", 364.9)]
+    ("name", "profile", "measured"),
+    [("sharegpt-llama-3", NAMES[0], 362.2), ("sharegpt-qwen-2.5", NAMES[1], 358.7)],
 )
-def test_length_tables_explain_the_kv_memory_of_running_requests(name, held):
+def test_length_tables_explain_the_kv_memory_of_running_requests(name, profile, measured):
     table = load_lengths(name)
     prompt, output = table.prompt_tokens.astype(float), table.output_tokens.astype(float)
     assert prompt.min() >= 4
@@ -89,14 +91,14 @@ def test_length_tables_explain_the_kv_memory_of_running_requests(name, held):
     law = tilted(table, *table.pool_means)
     weight = law.weights / law.weights.sum()
     assert (weight @ prompt, weight @ output) == pytest.approx(table.pool_means, rel=1e-6)
-    # KV tokens per running request: E[po]/E[o] + E[o^2]/2E[o]; 358 to 363 on the GPU.
-    tokens = weight @ (prompt * output + output**2 / 2) / (weight @ output)
-    assert tokens == pytest.approx(held, abs=0.5)
+    # KV tokens per running request, of whole blocks, with the profile's early ends.
+    held, seen = held_and_seen(prompt, output, load_profile(profile).data["early_eos"])
+    assert (weight @ held) / (weight @ seen) == pytest.approx(measured, abs=0.5)
 
 
 def test_length_tables_are_complete():
     assert shipped_lengths() == ["sharegpt-llama-3", "sharegpt-qwen-2.5"]
-    counts = [int(load_lengths(name).weights.sum()) for name in shipped_lengths()]
+    counts = [round(float(load_lengths(name).weights.sum())) for name in shipped_lengths()]
     assert counts == [15_822, 15_460]
 
 
