@@ -59,6 +59,8 @@ validate: setup ## long: the twin against the real runs in TRACES
 
 calibrate: dev ## refit the shipped profiles from the traces in TRACES
 	$(BIN)/python -m calibration.refit --traces $(TRACES)
+	$(BIN)/python -m calibration.crossval --traces $(TRACES) --out $(OUT)/crossval
+	$(BIN)/python -m calibration.uncertainty --traces $(TRACES) --held-out $(OUT)/crossval
 
 calibrate-cpu: dev ## long: CPU vLLM and a tiny model, recorded, fitted and judged in OUT/calibrate-cpu
 	$(BIN)/python -m calibration.campaign --cpu -o $(OUT)/calibrate-cpu \
