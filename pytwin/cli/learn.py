@@ -15,21 +15,9 @@ from pytwin.cli.output import note, print_csv, print_json, print_table
 from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError, DataError
 from pytwin.learn.answer import Recommendation
-from pytwin.learn.describe import Traffic
-from pytwin.learn.question import (
-    SERVED,
-    SLOTS,
-    Objective,
-    ObjectiveName,
-    Question,
-    check_rates,
-    grid,
-)
+from pytwin.learn.question import SERVED, SLOTS, Objective, ObjectiveName
 from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS
 from pytwin.workload.adapter_set import adapters_from_csv
-from pytwin.workload.checks import non_negative
-from pytwin.workload.checks import ranks as checked_ranks
-from pytwin.workload.lengths import as_length_law
 
 app = App(name="learn", help="Train models on a sweep.")
 
@@ -119,7 +107,8 @@ def recommend(
     workers
         Threads; all cores if left out.
     """
-    from pytwin.learn.recommend import recommend as answer
+    from pytwin.learn.ask import recommend as answer
+    from pytwin.learn.ask import recommend_fleet
 
     server = EngineConfig(
         profile=profile,
@@ -128,33 +117,34 @@ def recommend(
         max_model_len=max_model_len,
     )
     aim = Objective(objective, ttft_slo_ms, tpot_slo_ms, risk)
-    law = as_length_law(_lengths(lengths))
-    widths = _list("slots", slots, int, SLOTS)
+    common: dict[str, Any] = {
+        "slots": _list("slots", slots, int, SLOTS),
+        "lengths": _lengths(lengths),
+        "base_rate_rps": base_rate_rps,
+        "max_lora_rank": max_lora_rank,
+        "objective": aim,
+        "duration_s": duration_s,
+        "models": models,
+        "verify": verify,
+        "workers": workers,
+    }
     if adapters is not None:
-        from pytwin.learn.subset import recommend_fleet
-
         if rates_rps is not None or ranks is not None or served is not None:
             raise ConfigError(
                 "adapters brings rates and ranks: leave out --rates-rps, --ranks, --served"
             )
-        fleet = recommend_fleet(
-            server, adapters_from_csv(adapters), slots=widths, lengths=law, objective=aim,
-            duration_s=duration_s, models=models, verify=verify, workers=workers,
-            base_rate_rps=base_rate_rps, max_lora_rank=max_lora_rank,
-        )  # fmt: skip
+        fleet = recommend_fleet(server, adapters_from_csv(adapters), **common)
         _print(fleet.answer, format, fleet.to_dict())
+        if format == "table" and fleet.left_out:
+            print(f"left out ({len(fleet.left_out)}): {', '.join(fleet.left_out)}")
         return 0
-    rates = _list("rates_rps", rates_rps, float, ())
-    check_rates([non_negative("rates_rps", rate) for rate in rates])
-    traffic = Traffic(
-        rates,
-        tuple(checked_ranks("ranks", _list("ranks", ranks, int, (16,)))),
-        law,
-        non_negative("base_rate_rps", base_rate_rps),
+    found = answer(
+        server,
+        rates_rps=_list("rates_rps", rates_rps, float, ()),
+        ranks=_list("ranks", ranks, int, (16,)),
+        served=_list("served", served, int, SERVED),
+        **common,
     )
-    settings = grid(traffic, _list("served", served, int, SERVED), widths, max_lora_rank)
-    question = Question(server, traffic, settings, aim, duration_s)
-    found = answer(question, models=models, verify=verify, workers=workers)
     _print(found, format, found.to_dict())
     return 0
 
@@ -289,6 +279,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f"one more adapter ({more['rate_rps']:g} requests/s): "
             f"{more['total_throughput']:+,.0f} tokens/s, TPOT {more['mean_tpot_ms']:+.1f} ms, "
             f"TTFT {more['mean_ttft_ms']:+,.0f} ms"
+            if more["error"] is None
+            else f"one more adapter cannot be served: {more['error']}"
         )
     lines += [f"near-critical: {reason}" for reason in document["near_critical"]]
     lines.append(document["vllm_serve"])

@@ -47,7 +47,7 @@ class Recommendation:
     equivalent: tuple[Candidate, ...] = ()
     runner_up: Candidate | None = None
     binding: dict[str, Any] | None = None
-    one_more_adapter: dict[str, float] | None = None
+    one_more_adapter: dict[str, Any] | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     level: float | None = None
     risk: float | None = None

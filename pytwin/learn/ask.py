@@ -14,7 +14,7 @@ from pytwin.learn.recommend import recommend as decide
 from pytwin.learn.subset import FleetAnswer
 from pytwin.learn.subset import recommend_fleet as fit_fleet
 from pytwin.workload import Adapters
-from pytwin.workload.checks import non_negative, positive
+from pytwin.workload.checks import non_negative, positive, whole
 from pytwin.workload.checks import ranks as checked_ranks
 from pytwin.workload.checks import rates as checked_rates
 from pytwin.workload.lengths import LengthLaw, as_length_law
@@ -80,7 +80,7 @@ def recommend(
         _objective(objective),
         positive("duration_s", duration_s),
     )
-    return decide(question, models=models, verify=verify, workers=workers)
+    return decide(question, models=models, verify=verify, workers=_threads(workers))
 
 
 def recommend_fleet(
@@ -115,7 +115,7 @@ def recommend_fleet(
         duration_s=positive("duration_s", duration_s),
         models=models,
         verify=verify,
-        workers=workers,
+        workers=_threads(workers),
         base_rate_rps=non_negative("base_rate_rps", base_rate_rps),
         max_lora_rank=max_lora_rank,
     )
@@ -127,6 +127,10 @@ def _server(given: object) -> EngineConfig:
     if isinstance(given, str):
         return EngineConfig(profile=given)
     raise ConfigError(f"server ({given!r}) must be a pt.EngineConfig or a profile's name")
+
+
+def _threads(given: int | None) -> int | None:
+    return None if given is None else whole("workers", given, least=1, most=4096)
 
 
 def _objective(given: object) -> Objective:

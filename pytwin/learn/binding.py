@@ -76,24 +76,31 @@ def binding_constraint(
     }
 
 
-def one_more_adapter(searcher: Searcher, chosen: Candidate) -> dict[str, float]:
+def one_more_adapter(searcher: Searcher, chosen: Candidate) -> dict[str, Any]:
     """Change by one adapter more in the same slots, under the same arrivals of the others.
 
     Returns
     -------
-    dict: rate_rps (of that adapter), total_throughput (tokens/s), mean_tpot_ms, mean_ttft_ms.
+    dict: rate_rps (of that adapter), total_throughput (tokens/s), mean_tpot_ms, mean_ttft_ms, and
+        error: why the server could not start with it (then the changes are None), else None.
     """
     setting, traffic = chosen.setting, searcher.question.traffic
     served = setting.served_adapters
     more = Setting(served + 1, setting.max_loras, max(
         setting.max_lora_rank, traffic.least_lora_rank(served + 1)
     ))  # fmt: skip
+    rate_rps = traffic.rate_rps(served + 1) - traffic.rate_rps(served)
+    changes = dict.fromkeys(("total_throughput", "mean_tpot_ms", "mean_ttft_ms"))
+    error = searcher.describer.infeasible(more)
+    if error is not None:
+        return {"rate_rps": rate_rps, **changes, "error": error}
     before, after = searcher.simulate([setting, more])
     return {
-        "rate_rps": traffic.rate_rps(served + 1) - traffic.rate_rps(served),
+        "rate_rps": rate_rps,
         "total_throughput": after.throughput - before.throughput,
         "mean_tpot_ms": after.tpot_ms - before.tpot_ms,
         "mean_ttft_ms": after.ttft_ms - before.ttft_ms,
+        "error": None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from pytwin.config import EngineConfig
 from pytwin.errors import WorkloadError
 from pytwin.learn.answer import Recommendation
 from pytwin.learn.bundle import Bundle, load_bundle
-from pytwin.learn.describe import Traffic
+from pytwin.learn.describe import Setting, Traffic
 from pytwin.learn.question import Objective, Question, check_rates, grid
 from pytwin.learn.recommend import recommend
 from pytwin.workload import Adapters
@@ -64,9 +65,11 @@ def recommend_fleet(
 ) -> FleetAnswer:
     """The adapters to serve together for the highest throughput that holds the objective.
 
-    Adapters are taken by falling rate: for one throughput that is the fewest adapters, and thus
-    the cheapest steps. High ranks widen every slot, so that each limit of the rank is tried;
-    adapters above it are left out. The number taken is found on a grid, then between its points.
+    Everything is tried first. Else adapters are taken by falling rate: for one throughput that is
+    the fewest adapters, and thus the cheapest steps. High ranks widen every slot, so that each
+    limit of the rank is tried; adapters above it are left out. The number taken is found on a grid,
+    then between its points; of numbers that tie the largest, so that no adapter is left out for
+    being asked for rarely. `slots` above the number taken are cut to it.
 
     Raises
     ------
@@ -88,11 +91,8 @@ def recommend_fleet(
             (member for member in members if member.rank <= limit),
             key=lambda member: (-member.rate_rps, member.name),
         )
-        if best is not None and best[0].best is not None:
-            # Fewer adapters cannot serve more than they ask for.
-            share = sum(member.rate_rps for member in narrow) / sum(m.rate_rps for m in best[1])
-            if share <= 1.0 and len(best[1]) == len(members):
-                break
+        if best is not None and _serves_all(best[0], members):
+            break
         traffic = Traffic(
             tuple(member.rate_rps for member in narrow),
             tuple(member.rank for member in narrow),
@@ -104,7 +104,7 @@ def recommend_fleet(
             Question(
                 server,
                 traffic,
-                grid(traffic, _counts(1, len(narrow)), _widths(slots, len(narrow)), max_lora_rank),
+                _settings(traffic, [len(narrow)], slots, max_lora_rank),
                 objective or Objective(),
                 duration_s,
             ),
@@ -138,22 +138,59 @@ def _largest(
     max_lora_rank: int | None,
     slots: tuple[int, ...],
 ) -> Recommendation:
-    """The best of the grid, then of the counts between it and the next one."""
-    coarse = recommend(question, models=bundle, verify=verify, workers=workers)
-    if coarse.best is None:
-        return coarse
-    served = coarse.best.setting.served_adapters
-    counts = sorted({setting.served_adapters for setting in question.settings})
-    above = [count for count in counts if count > served]
-    if not above or above[0] <= served + 1:
-        return coarse
-    between = _counts(served + 1, above[0] - 1)
-    near = tuple(width for width in _widths(slots, served + 1))
-    refined = replace(question, settings=grid(question.traffic, between, near, max_lora_rank))
-    fine = recommend(refined, models=bundle, verify=verify, workers=workers)
-    if fine.best is not None and _throughput(fine) > _throughput(coarse):
-        return replace(fine, simulations=fine.simulations + coarse.simulations)
-    return coarse
+    """All adapters of the question; else the best of a grid and of what lies between."""
+    simulations = 0
+
+    def asked(counts: list[int]) -> Recommendation:
+        nonlocal simulations
+        settings = _settings(question.traffic, counts, slots, max_lora_rank)
+        found = recommend(
+            replace(question, settings=settings), models=bundle, verify=verify, workers=workers
+        )
+        simulations += found.simulations
+        return found
+
+    everything = len(question.traffic.rates_rps)
+    found = asked([everything])
+    counts = [count for count in _counts(1, everything) if count < everything]
+    if found.best is None and counts:
+        found = asked(counts)
+        if found.best is not None:
+            served = found.best.setting.served_adapters
+            beyond = min(count for count in (*counts, everything) if count > served)
+            if beyond > served + 1:
+                fine = asked(_counts(served + 1, beyond - 1))
+                found = max(found, fine, key=_throughput)
+            found = _most_served(found, asked)
+    return replace(found, simulations=simulations)
+
+
+def _most_served(
+    found: Recommendation, asked: Callable[[list[int]], Recommendation]
+) -> Recommendation:
+    """Of settings that tie in throughput, the safe one with the most adapters."""
+    served = 0 if found.best is None else found.best.setting.served_adapters
+    larger = {item.setting.served_adapters for item in found.equivalent}
+    for count in sorted((count for count in larger if count > served), reverse=True):
+        again = asked([count])
+        if again.best is not None:
+            return again
+    return found
+
+
+def _serves_all(found: Recommendation, members: list[_Member]) -> bool:
+    return found.best is not None and found.best.setting.served_adapters == len(members)
+
+
+def _settings(
+    traffic: Traffic, counts: list[int], slots: tuple[int, ...], max_lora_rank: int | None
+) -> tuple[Setting, ...]:
+    """Candidates with so many adapters, each with the slots that so many can use."""
+    return tuple(
+        setting
+        for count in counts
+        for setting in grid(traffic, [count], _widths(slots, count), max_lora_rank)
+    )
 
 
 def _counts(low: int, high: int) -> list[int]:
