@@ -30,6 +30,7 @@ from pytwin.simulation import Twin
 
 SWEEP_CASE = "sweep: one-minute configurations, 100 to 600 requests"
 SWEEP_ROWS = 1000
+INSTRUCTIONS_OVER = 300_000
 HEADINGS = (
     "ms",
     "ns/request",
@@ -69,7 +70,7 @@ def main() -> int:
 def measure(name: str) -> dict[str, Any]:
     """One case in a process of its own, then under `perf` for its instructions."""
     figures = run_one([], name, None)
-    figures["instructions_per_request"] = instructions(name)
+    figures["instructions_per_request"] = instructions(name, figures["requests"])
     return figures
 
 
@@ -77,18 +78,25 @@ def run_one(prefix: list[str], name: str, repeats: int | None) -> dict[str, Any]
     command = [*prefix, sys.executable, __file__, "--one", name]
     if repeats is not None:
         command += ["--repeats", str(repeats)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    # The same order of every set and dict in each process, for the sake of the counts.
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 
 
-def instructions(name: str) -> float | None:
-    """Instructions per request in user mode; None where they cannot be counted."""
+def instructions(name: str, size: float) -> float | None:
+    """Instructions per request of a simulation of `size` requests, in user mode.
+
+    None where they cannot be counted.
+    """
     perf = shutil.which("perf")
     if perf is None:
         return None
     counts, requests = [], []
-    for repeats in (1, 3):
+    # Python's own start varies by some ten million: many simulations where they are small.
+    many = 1 + max(1, min(30, round(INSTRUCTIONS_OVER / size)))
+    for repeats in (1, many):
         log = Path(f"/tmp/pytwin-bench-{os.getpid()}.perf")  # noqa: S108 - removed below
         prefix = [perf, "stat", "-x", ",", "-e", "instructions:u", "-o", str(log), "--"]
         try:

@@ -117,7 +117,7 @@ def test_a_case_runs_and_makes_a_table(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(harness["bench"], "instructions", lambda name: None)
+    monkeypatch.setattr(harness["bench"], "instructions", lambda name, size: None)
     path = tmp_path / "bench.json"
     arguments = ["bench", "--match", "64 adapters, 32 slots, 40 req/s", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", arguments)
