@@ -298,3 +298,11 @@ def test_a_load_that_cannot_be_scaled_is_told(tmp_path):
     loads["memory"].append({"coefficient": 1.0, "factors": ["max_loras"], "why": "new"})
     with pytest.raises(ValueError, match=r"load_time.memory of qwen.*\['max_loras'\].*learn.py"):
         learn(measured_profiles([LLAMA, written(tmp_path, QWEN, load_time=loads)]))
+
+
+def test_models_of_other_depth_are_less_sure():
+    like, shallow = (
+        prior(name, "h100-64gb")["uncertainty"]["factors"]["step_time"]
+        for name in ("llama-3.1-8b-instruct", "llama-3.2-1b-instruct")
+    )
+    assert shallow > like + 0.05

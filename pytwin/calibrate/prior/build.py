@@ -11,7 +11,7 @@ from pytwin.calibrate.prior import memory
 from pytwin.calibrate.prior.architecture import Architecture
 from pytwin.calibrate.prior.drivers import drivers
 from pytwin.calibrate.prior.gpus import Gpu
-from pytwin.calibrate.prior.learned import Learned, shipped
+from pytwin.calibrate.prior.learned import Learned, known_architecture, shipped
 from pytwin.calibrate.terms import to_terms
 from pytwin.config import engine_defaults
 
@@ -164,6 +164,7 @@ def uncertainty(
         kv_sd = hypot(kv_sd, CAPACITY_SD * gpu.memory_bytes)
     if model.experts:
         factors["step_time"] = hypot(factors.get("step_time", 0.0), EXPERTS_SD)
+    factors["step_time"] = hypot(factors.get("step_time", 0.0), _depth_doubt(model, gpu, learned))
     tokens = kv_tokens(memory_section, 0, 0, limits["max_num_seqs"])
     cache = max(tokens, BLOCK_TOKENS) * float(memory_section["kv_bytes_per_token"])
     factors["kv_memory"] = min(0.5, kv_sd / cache)
@@ -175,6 +176,18 @@ def uncertainty(
         "number; on a GPU never measured also for its kernels and host",
         "command": "python -m pytwin.calibrate.prior.learn",
     }
+
+
+def _depth_doubt(model: Architecture, gpu: Gpu, learned: Learned) -> float:
+    """Relative: whether host work grows with layers, which models of like depth do not tell.
+
+    Half the difference between no growth and proportion, as a share of a step of one request.
+    """
+    depths = [known_architecture(profile["model"]).layers for profile in learned.profiles]
+    apart = abs(model.layers * len(depths) / sum(depths) - 1)
+    host = 1e3 * learned.step["host"]
+    read = 1e6 * learned.step["read"] * model.dense_bytes_read / gpu.bandwidth
+    return 0.5 * apart * host / (host + read)
 
 
 def _reference_doubt(learned: Learned) -> float:
