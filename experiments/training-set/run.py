@@ -70,7 +70,7 @@ def against_the_twin(bundle: Bundle, data: Dataset) -> dict[str, Any]:
         labels = inside.labels[target.name]
         known = np.isfinite(labels)
         found[target.name] = score(target, answers[target.name][known], labels[known]).document()
-    error = np.abs(answers["throughput"] / inside.labels["throughput"] - 1.0)
+    error = np.abs(answers["served_share"] / inside.labels["served_share"] - 1.0)
     found["throughput_mape_percent"] = float(100 * error.mean())
     return found
 

@@ -119,8 +119,8 @@ class Bundle:
 
         Returns
         -------
-        dict: served_share, throughput (input + output tokens/s), tpot_ms, ttft_ms, starved and
-            slo_missed (probabilities), each shape (rows,); NaN for rows of NaN.
+        dict: served_share (throughput over nominal rate x mean lengths), tpot_ms, ttft_ms, starved
+            and slo_missed (probabilities), each shape (rows,); NaN for rows of NaN.
         """
         import numpy as np
 
@@ -131,8 +131,6 @@ class Bundle:
             raw = np.full(len(x), np.nan)
             raw[known] = model.predict(np.ascontiguousarray(x[known][:, columns]))
             found[target.name] = target.decode(raw, x, Describer.names)
-        offered = x[:, Describer.names.index("offered_token_throughput")]
-        found["throughput"] = found["served_share"] * offered
         return found
 
     def outside(self, row: NDArray[np.float64]) -> list[str]:

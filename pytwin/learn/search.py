@@ -204,10 +204,12 @@ class Searcher:
         failing = float(answers["starved"][index])
         if self.question.objective.name == "slo":
             failing = max(failing, float(answers["slo_missed"][index]))
+        share = float(answers["served_share"][index])
         return Candidate(
             setting,
-            throughput=float(answers["throughput"][index]),
-            served_share=float(answers["served_share"][index]),
+            # Of the nominal load, as the label is; what is offered is less by early ends.
+            throughput=share * self.nominal(setting),
+            served_share=share,
             failing=failing,
             source="models",
             tpot_ms=float(answers["tpot_ms"][index]),

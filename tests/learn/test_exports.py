@@ -161,11 +161,9 @@ def test_a_bundle_leaves_out_rows_that_cannot_start(bundle):
     x = DATA.x[:3].copy()
     x[1] = np.nan
     found = bundle.predict(x)
-    assert set(found) == {target.name for target in TARGETS} | {"throughput"}
+    assert set(found) == {target.name for target in TARGETS}
     for values in found.values():
         assert np.isnan(values).tolist() == [False, True, False]
-    offered = x[0, Describer.names.index("offered_token_throughput")]
-    assert found["throughput"][0] == found["served_share"][0] * offered
 
 
 def test_the_range_is_that_of_the_training_rows(bundle):
