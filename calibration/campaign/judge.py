@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pytwin.conformance.replay import recorded_run, replay
@@ -27,15 +28,12 @@ def judge(bench: Bench, plan: Sequence[Run]) -> Json:
     """Replays, fits and checks; everything is written below the campaign's directory."""
     runs = done(bench, plan)
     profile = bench.out / "profile.json"
-    fitted = [bench.folder(run) for run in runs if not run.held_out]
-    _pytwin("calibrate", "fit", *map(str, fitted), "-o", str(profile))
-    checks = {
-        run.name: json.loads(
-            _pytwin("calibrate", "check", str(profile), str(bench.folder(run)), "--format", "json")
-        )
-        for run in runs
-        if run.held_out
-    }
+    checks = _fit_and_check(bench.out / "runs", runs, profile)
+    # The same without the client's times: first and last tokens as the API server saw them.
+    server_side = bench.out / "server-side"
+    for run in runs:
+        _link(bench.folder(run), server_side / run.name)
+    server_checks = _fit_and_check(server_side, runs, bench.out / "profile-server-side.json")
     report = {
         "runs": [_run_row(bench, run) for run in plan],
         "replay": [replay(recorded_run(bench.folder(run))).row() for run in runs],
@@ -43,9 +41,32 @@ def judge(bench: Bench, plan: Sequence[Run]) -> Json:
         "on_off": _on_off(bench, plan),
         "profile": json.loads(profile.read_text()).get("errors"),
         "checks": checks,
+        "server_checks": server_checks,
     }
     (bench.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
+
+
+def _fit_and_check(folder: Path, runs: Sequence[Run], profile: Path) -> dict[str, Json]:
+    """Fits on what is not held out; the comparison with each run that is, by its name."""
+    fitted = [str(folder / run.name) for run in runs if not run.held_out]
+    _pytwin("calibrate", "fit", *fitted, "-o", str(profile))
+    return {
+        run.name: json.loads(
+            _pytwin("calibrate", "check", str(profile), str(folder / run.name), "--format", "json")
+        )
+        for run in runs
+        if run.held_out
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    """A recording without its client.json."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.glob("*.jsonl"):
+        link = target / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
 
 
 def _pytwin(*words: str) -> str:

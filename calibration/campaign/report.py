@@ -75,10 +75,9 @@ def markdown(found: Json, caption: str) -> str:
     if found["profile"].get("load_time"):
         parts += ["### Adapter loads", table(_errors(found["profile"]["load_time"]))]
     for name, check in found["checks"].items():
-        rows = [row for row in check["end_to_end"] if row["metric"] in _SHOWN]
         parts += [
             f"### {name}: a run that was not fitted on, its arrivals simulated",
-            table(sorted(rows, key=lambda row: _SHOWN.index(row["metric"]))),
+            table(_end_to_end(check, found["server_checks"][name])),
             table([row for row in check["steps"] if row["steps"] in ("all", "decode", "prefill")]),
         ]
     parts += ["### What the recorder costs", table(found["recorder"])]
@@ -88,6 +87,23 @@ def markdown(found: Json, caption: str) -> str:
             table(found["on_off"]),
         ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _end_to_end(client: Json, server: Json) -> list[Json]:
+    """Measured and simulated, as the client saw the tokens and as the API server did."""
+    by_metric = [{row["metric"]: row for row in check["end_to_end"]} for check in (client, server)]
+    rows = []
+    for metric in _SHOWN:
+        row: Json = {"metric": metric}
+        for who, known in zip(("client", "API server"), by_metric, strict=True):
+            told = known.get(metric, {})
+            row |= {
+                who: told.get("measured"),
+                f"twin ({who})": told.get("simulated"),
+                f"error % ({who})": told.get("error_percent"),
+            }
+        rows.append(row)
+    return rows
 
 
 def _errors(kinds: Mapping[str, Mapping[str, Any]]) -> list[Json]:
