@@ -8,8 +8,6 @@
 pub mod cpu_cache;
 pub mod gpu_slots;
 
-use std::collections::VecDeque;
-
 use cpu_cache::CpuCache;
 use gpu_slots::GpuSlots;
 
@@ -72,11 +70,6 @@ impl Recency {
         self.in_batch[adapter as usize] = false;
     }
 
-    /// Whether an adapter is not in the batch and was last visited in that step.
-    fn is_idle(&self, (adapter, step): (AdapterId, u64)) -> bool {
-        !self.in_batch[adapter as usize] && self.step[adapter as usize] == step
-    }
-
     /// Step of the last visit, and the place in it where it is known.
     fn last_visit(&self, adapter: AdapterId) -> (u64, Option<u32>) {
         let step = self.step[adapter as usize];
@@ -110,6 +103,36 @@ impl Recency {
         })
     }
 
+    /// The least recently visited of those `adapters` that may be it. That is asked of few.
+    fn least_recent(
+        &self,
+        adapters: impl Iterator<Item = AdapterId>,
+        may_be: impl Fn(AdapterId) -> bool,
+    ) -> Option<AdapterId> {
+        let mut best: Option<(AdapterId, u64, Option<u64>)> = None;
+        for adapter in adapters {
+            let (step, _) = self.last_visit(adapter);
+            let mut within = None;
+            if let Some((found, least, place)) = &mut best {
+                if step > *least {
+                    continue;
+                }
+                if step == *least {
+                    let place = *place.get_or_insert_with(|| self.key(*found).1);
+                    let mine = self.key(adapter).1;
+                    if mine > place {
+                        continue;
+                    }
+                    within = Some(mine);
+                }
+            }
+            if may_be(adapter) {
+                best = Some((adapter, step, within));
+            }
+        }
+        best.map(|(adapter, ..)| adapter)
+    }
+
     /// `adapters` from the least to the most recently visited.
     fn sorted(&self, adapters: impl Iterator<Item = AdapterId>) -> Vec<AdapterId> {
         let mut order: Vec<AdapterId> = adapters.collect();
@@ -127,9 +150,6 @@ pub struct LoraManager {
     recency: Recency,
     visits: u64,
     order: Vec<AdapterId>,
-    /// (adapter, its last visit): those with slots that are not in the batch, least recently visited first. Entries that are not
-    /// true any more are left out where they are met.
-    idle: VecDeque<(AdapterId, u64)>,
 }
 
 impl LoraManager {
@@ -142,7 +162,6 @@ impl LoraManager {
             recency: Recency::new(seed, num_adapters),
             visits: 0,
             order: Vec::new(),
-            idle: VecDeque::new(),
         }
     }
 
@@ -152,14 +171,15 @@ impl LoraManager {
         for adapter in adapters {
             self.visits += 1;
             self.visit(adapter, Some(0), &mut events);
-            self.idle.push_back((adapter, self.visits));
         }
     }
 
     /// Visits the adapters of one step and appends what had to be done to `events`. `given` is the visiting order, where it is
     /// known; [`Self::last_order`] tells the one used.
     pub fn apply(&mut self, batch: &Batch, given: Option<&[AdapterId]>, events: &mut Vec<LoraEvent>) {
-        self.leave_batch(&batch.left_adapters);
+        for &adapter in &batch.left_adapters {
+            self.recency.leave_batch(adapter);
+        }
         self.visits += 1;
         self.order.clear();
         if let Some(given) = given {
@@ -167,7 +187,7 @@ impl LoraManager {
             for position in 0..self.order.len() {
                 self.visit(self.order[position], Some(position as u32), events);
             }
-        } else if !self.all_have_slots(batch) && !self.load_over_idle(batch, events) {
+        } else if !self.all_have_slots(batch) && !self.load_missing(batch, events) {
             self.order.extend_from_slice(&batch.adapters);
             let (recency, visits) = (&self.recency, self.visits);
             self.order
@@ -195,78 +215,35 @@ impl LoraManager {
         looked_at.iter().all(|&adapter| self.gpu.holds(adapter))
     }
 
-    /// Adapters that the latest batch had and the coming one has not.
-    fn leave_batch(&mut self, adapters: &[AdapterId]) {
-        for &adapter in adapters {
-            self.recency.leave_batch(adapter);
+    /// Loads what the batch lacks in the order of the visits, without those that only move an adapter to the recent end. False,
+    /// and nothing done, where CPU memory has no room: then every visit counts.
+    fn load_missing(&mut self, batch: &Batch, events: &mut Vec<LoraEvent>) -> bool {
+        let joined = &batch.joined_adapters;
+        let loads = joined.iter().filter(|&&adapter| !self.cpu.holds(adapter)).count();
+        if !self.rules_of_lru() || self.cpu.num_free() < loads {
+            return false;
         }
-        let (idle, recency) = (&mut self.idle, &self.recency);
-        let before = idle.len();
-        idle.extend(
-            adapters
-                .iter()
-                .map(|&adapter| (adapter, recency.step[adapter as usize])),
-        );
-        if adapters.len() > 1 {
-            idle.make_contiguous()[before..].sort_by_cached_key(|&(adapter, _)| recency.key(adapter));
-        }
-        if idle.len() > 4 * self.gpu.slots().len() + 64 {
-            let gpu = &self.gpu;
-            idle.retain(|&entry| recency.is_idle(entry) && gpu.holds(entry.0));
-        }
-    }
-
-    /// Loads what the batch lacks where the order of the visits decides nothing but their own: every adapter that has to give up
-    /// its slot was visited before any of the batch's. False, and nothing done, where that is not so.
-    fn load_over_idle(&mut self, batch: &Batch, events: &mut Vec<LoraEvent>) -> bool {
         let mut missing = std::mem::take(&mut self.order);
-        let joined = batch.joined_adapters.iter();
-        missing.extend(joined.filter(|&&adapter| !self.gpu.holds(adapter)));
-        let loads = missing
-            .iter()
-            .filter(|&&adapter| !self.cpu.holds(adapter))
-            .count();
-        let victims = missing.len().saturating_sub(self.gpu.num_free());
-        let simple =
-            self.rules_of_lru() && self.cpu.num_free() >= loads && self.idle_is_older(batch, victims);
-        if simple {
-            let (recency, visits) = (&self.recency, self.visits);
-            missing.sort_by_cached_key(|&adapter| recency.hashed_position(adapter, visits));
-            for &adapter in &missing {
-                let victim = if self.gpu.is_full() {
-                    self.idle.pop_front()
-                } else {
-                    None
-                };
-                self.visit_over(adapter, None, victim.map(|(victim, _)| victim), events);
-            }
+        missing.extend(joined.iter().filter(|&&adapter| !self.gpu.holds(adapter)));
+        let visits = self.visits;
+        let position = |recency: &Recency, adapter| recency.hashed_position(adapter, visits);
+        while let Some(next) = (0..missing.len()).min_by_key(|&at| position(&self.recency, missing[at])) {
+            let adapter = missing.swap_remove(next);
+            let (recency, now) = (&self.recency, position(&self.recency, adapter));
+            let in_batch = |other| recency.in_batch[other as usize] || joined.contains(&other);
+            // An adapter that is still to be visited in this step may lose its slot, and then lacks one.
+            let victim = self.gpu.is_full().then(|| {
+                recency.least_recent(self.gpu.slots().iter().flatten().copied(), |other| {
+                    recency.step[other as usize] < visits
+                        && !(in_batch(other) && position(recency, other) < now)
+                })
+            });
+            let victim = victim.flatten();
+            missing.extend(victim.filter(|&victim| in_batch(victim)));
+            self.visit_over(adapter, None, victim, events);
         }
-        missing.clear();
         self.order = missing;
-        simple
-    }
-
-    /// Whether the first `victims` idle adapters were visited before each of the batch's. Leaves only true entries in front.
-    fn idle_is_older(&mut self, batch: &Batch, victims: usize) -> bool {
-        let Some(last) = victims.checked_sub(1) else {
-            return true;
-        };
-        let mut at = 0;
-        while at < victims {
-            match self.idle.get(at) {
-                Some(&entry) if self.recency.is_idle(entry) && self.gpu.holds(entry.0) => at += 1,
-                Some(_) => {
-                    self.idle.remove(at);
-                }
-                None => return false,
-            }
-        }
-        let (youngest, step) = self.idle[last];
-        let key = self.recency.key(youngest);
-        let joined = batch.joined_adapters.iter();
-        let mut resident = joined.filter(|&&adapter| self.gpu.holds(adapter));
-        // Those that stay from the batch before were visited in its step.
-        step < self.recency.latest && resident.all(|&adapter| self.recency.key(adapter) > key)
+        true
     }
 
     /// Whether both tiers are LRU caches (mutations make them something else).
