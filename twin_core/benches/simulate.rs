@@ -19,49 +19,80 @@ struct Case {
     adapters: u32,
     max_loras: u32,
     kv_blocks: Option<u32>,
+    asynchronous: bool,
 }
 
-const CASES: [Case; 5] = [
-    Case {
-        name: "10k requests, no adapters, 10 rps",
-        requests: 10_000,
-        rate_rps: 10.0,
-        adapters: 0,
-        max_loras: 0,
-        kv_blocks: None,
-    },
-    Case {
-        name: "10k requests, 64 adapters on 32 slots, 10 rps",
-        requests: 10_000,
-        rate_rps: 10.0,
-        adapters: 64,
-        max_loras: 32,
-        kv_blocks: None,
-    },
-    Case {
-        name: "10k requests, 64 adapters on 32 slots, saturated at 40 rps",
-        requests: 10_000,
-        rate_rps: 40.0,
-        adapters: 64,
-        max_loras: 32,
-        kv_blocks: None,
-    },
-    Case {
-        name: "10k requests, 64 adapters on 64 slots, preempting",
-        requests: 10_000,
-        rate_rps: 15.0,
-        adapters: 64,
-        max_loras: 64,
-        kv_blocks: Some(1500),
-    },
-    Case {
-        name: "10k requests, 384 adapters on 160 slots, 10 rps",
-        requests: 10_000,
-        rate_rps: 10.0,
-        adapters: 384,
-        max_loras: 160,
-        kv_blocks: None,
-    },
+impl Case {
+    const fn new(name: &'static str, requests: u64, rate_rps: f64, adapters: u32, max_loras: u32) -> Self {
+        Self {
+            name,
+            requests,
+            rate_rps,
+            adapters,
+            max_loras,
+            kv_blocks: None,
+            asynchronous: false,
+        }
+    }
+
+    const fn kv_blocks(mut self, blocks: u32) -> Self {
+        self.kv_blocks = Some(blocks);
+        self
+    }
+
+    const fn asynchronous(mut self) -> Self {
+        self.asynchronous = true;
+        self
+    }
+}
+
+const CASES: [Case; 9] = [
+    Case::new("10k requests, no adapters, 10 rps", 10_000, 10.0, 0, 0),
+    Case::new("10k requests, no adapters, 10 rps, async", 10_000, 10.0, 0, 0).asynchronous(),
+    Case::new("1k requests, no adapters, 0.5 rps", 1_000, 0.5, 0, 0),
+    Case::new(
+        "10k requests, 64 adapters on 32 slots, 10 rps",
+        10_000,
+        10.0,
+        64,
+        32,
+    ),
+    Case::new(
+        "10k requests, 64 adapters on 32 slots, near-critical at 14 rps",
+        10_000,
+        14.0,
+        64,
+        32,
+    ),
+    Case::new(
+        "10k requests, 64 adapters on 32 slots, saturated at 40 rps",
+        10_000,
+        40.0,
+        64,
+        32,
+    ),
+    Case::new(
+        "10k requests, 64 adapters on 64 slots, preempting",
+        10_000,
+        15.0,
+        64,
+        64,
+    )
+    .kv_blocks(1500),
+    Case::new(
+        "10k requests, 384 adapters on 160 slots, 10 rps",
+        10_000,
+        10.0,
+        384,
+        160,
+    ),
+    Case::new(
+        "500k requests in an hour, 384 adapters on 64 slots, 25,000 connections",
+        500_000,
+        138.0,
+        384,
+        64,
+    ),
 ];
 
 fn document(case: &Case, seed: u64) -> String {
@@ -72,7 +103,8 @@ fn document(case: &Case, seed: u64) -> String {
     };
     json!({
         "profile": "bench", "seed": seed,
-        "engine": {"engine_version": "0.8.5", "max_loras": case.max_loras, "max_cpu_loras": case.adapters,
+        "engine": {"engine_version": if case.asynchronous { "0.32" } else { "0.8.5" },
+                   "async_scheduling": case.asynchronous, "max_loras": case.max_loras, "max_cpu_loras": case.adapters,
                    "max_lora_rank": 16, "max_num_seqs": 2048, "max_num_batched_tokens": 2048, "block_size": 16,
                    "gpu_memory_utilization": 0.9, "max_model_len": 8192, "max_connections": 25_000,
                    "num_gpu_blocks_override": case.kv_blocks},
@@ -89,7 +121,7 @@ fn simulations(criterion: &mut Criterion) {
         .add_profile("bench", PROFILE)
         .expect("the shipped profile");
     let mut group = criterion.benchmark_group("simulate");
-    group.sample_size(20);
+    group.sample_size(10);
     for case in &CASES {
         group.throughput(Throughput::Elements(case.requests));
         let mut seed = 0;
