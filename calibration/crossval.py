@@ -2,10 +2,13 @@
 
     python -m calibration.crossval --traces DIR --out OUT [--model NAME] [--profiles DIR]
 
-For every workload (rates and ranks) of ml_test, the last round of `calibration.refit` is done again
-without that workload's runs: the choice of terms, the coefficients, the closed-loop step. The
-profile that comes of it is written to OUT/PROFILE/WORKLOAD.json and simulates the runs it has not
-seen. OUT/crossval.json holds each run's errors and their means by slots, rank, batch and adapters.
+For every workload (rates and ranks) of ml_test the shipped law is moved to where it would be
+without that workload's runs: each coefficient by the ratio of two fits, without them and with all,
+on the batches that the shipped profile goes through. (The choice of terms and the closed-loop step
+are those of the shipped law: they have seen all workloads.) The profile that comes of it is written
+to OUT/PROFILE/WORKLOAD.json and simulates the runs left out. OUT/crossval-MODEL.json holds each
+run's errors and their means by slots, rank, batch and adapters, and the errors of logged steps of
+runs that the law has not seen.
 """
 
 from __future__ import annotations
@@ -17,17 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from calibration import closing, frontend, refit, replay
 from calibration.models import MODELS, Model
 from pytwin.calibrate import step_time
-from pytwin.calibrate.solve import Problem
+from pytwin.calibrate.observations import LOADS
+from pytwin.calibrate.solve import Problem, cross_validate, solve
+from pytwin.calibrate.terms import Component
 from pytwin.validate import RunConfig
 
-Case = tuple[RunConfig, dict[str, Any]]
+FloatArray = npt.NDArray[np.float64]
+
 _SEED = 200
 _QUEUED = 5.0
+# A coefficient that one workload alone identifies is not moved further than this.
+_MOST_CHANGE = 2.0
 
 
 def workload(config: RunConfig) -> str:
@@ -35,16 +44,15 @@ def workload(config: RunConfig) -> str:
     return config.run_id.split("/")[-2]
 
 
-def logged_steps(
-    prepared: refit.Prepared, replayed: Sequence[replay.Replayed]
-) -> dict[str, dict[str, float]]:
+def logged_steps(prepared: refit.Prepared, problem: Problem) -> dict[str, dict[str, float]]:
     """Errors of logged steps of runs that the law has not seen, per source.
 
+    problem: all observations, the logged steps first, one column per component of the law.
     The median is over steps, the mean over cells of equal tokens and adapters; in percent.
     """
-    law = step_time.fit(step_time.join(prepared.micro, replay.observations(replayed)))
     family = prepared.micro.family
-    errors = 100 * np.abs(law.held_out[: len(family)])
+    groups = len(set(problem.group.tolist()))
+    errors = 100 * np.abs(cross_validate(problem, groups)[: len(family)])
     overhead = np.isin(family, ("lora decode", "lora mixed"))
     parts = {name: family == name for name in sorted(set(family.tolist()))}
     parts["est_latency_overhead"] = overhead
@@ -62,22 +70,62 @@ def logged_steps(
     return report
 
 
+def shipped_law(
+    document: dict[str, Any], components: Sequence[Component]
+) -> tuple[list[int], FloatArray]:
+    """Which of the components a profile's law is made of, and their coefficients (ms)."""
+    terms = {repr(term["factors"]): term["coefficient"] for term in document["step_time"]["terms"]}
+    factor = replay.load_factor(document)
+    kept, rows = [], []
+    for index, entry in enumerate(components):
+        keys = [repr(list(part.factors)) for part in entry.parts]
+        if entry.name == LOADS or set(keys) <= set(terms):
+            kept.append(index)
+            rows.append(
+                {key: 1e3 * part.weight for key, part in zip(keys, entry.parts, strict=True)}
+            )
+    names = sorted({key for row in rows for key in row} | set(terms))
+    matrix = np.array([[row.get(name, 0.0) for row in rows] for name in names])
+    target = np.array([terms.get(name, 1e3 * factor) for name in names])
+    scale = np.abs(target).clip(1e-9)[:, None]
+    found = nonnegative(matrix / scale, target / scale[:, 0])
+    alive = found > 0
+    return [index for index, on in zip(kept, alive, strict=True) if on], found[alive]
+
+
+def nonnegative(matrix: FloatArray, target: FloatArray) -> FloatArray:
+    """Nonnegative least squares, columns scaled."""
+    from scipy.optimize import nnls
+
+    norm = np.linalg.norm(matrix, axis=0)
+    return np.asarray(nnls(matrix / norm, target)[0] / norm, dtype=np.float64)
+
+
 def leave_one_out(
     document: dict[str, Any],
-    micro: Problem,
+    whole: Problem,
     replayed: Sequence[replay.Replayed],
+    components: Sequence[Component],
     out: Path,
 ) -> list[dict[str, Any]]:
-    """One profile per workload left out, into `out`, and the errors of the runs left out."""
+    """One profile per workload left out, into `out`, and the errors of the runs left out.
+
+    whole: all observations, one column per component.
+    """
     runs = [(run.config, run.real) for run in replayed]
+    index, shipped = shipped_law(document, components)
+    used = [components[k] for k in index]
+    problem = whole.columns(index)
+    everything = solve(problem)
     rows = []
     for name in sorted({workload(config) for config, _ in runs}):
-        rest = [run for run in replayed if workload(run.config) != name]
-        law = step_time.fit(step_time.join(micro, replay.observations(rest)))
-        profile = closing.with_law(document, law.components, law.coefficients)
-        law = refit.close(profile, law, micro, [(run.config, run.real) for run in rest], _SEED)
-        profile = closing.with_law(profile, law.components, law.coefficients)
+        group = {replay.workload(config) for config, _ in runs if workload(config) == name}
+        without = solve(problem, ~np.isin(problem.group, sorted(group)))
+        fitted = (everything > 0) & (without > 0)
+        ratio = np.where(fitted, without / np.where(fitted, everything, 1.0), 1.0)
+        law = shipped * np.clip(ratio, 1 / _MOST_CHANGE, _MOST_CHANGE)
         file = out / f"{name}.json"
+        profile = closing.with_law(document, used, law)
         file.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
         unseen = [case for case in runs if workload(case[0]) == name]
         for (config, _), (real, twin) in zip(
@@ -148,8 +196,9 @@ def run(traces: Path, model: Model, profiles: Path, out: Path) -> dict[str, Any]
     components = step_time.candidates(model.loads_fitted)
     replayed = replay.replay(prepared.cases, shipped, components, _SEED)
     shipped.unlink()
-    rows = leave_one_out(document, prepared.micro, replayed, folder)
-    logged = logged_steps(prepared, replayed)
+    whole = step_time.join(prepared.micro, replay.observations(replayed))
+    rows = leave_one_out(document, whole, replayed, components, folder)
+    logged = logged_steps(prepared, whole.columns(shipped_law(document, components)[0]))
     return {"model": model.name, "logged": logged, "grouped": grouped(rows), "runs": rows}
 
 
@@ -167,8 +216,10 @@ def main() -> None:
         for model in MODELS
         if arguments.model in (None, model.name)
     ]
-    name = "crossval.json" if arguments.model is None else f"crossval-{arguments.model}.json"
-    (arguments.out / name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for entry in found:
+        name = f"crossval-{entry['model']}.json"
+        text = json.dumps(entry, indent=1) + "\n"
+        (arguments.out / name).write_text(text, encoding="utf-8")
     for entry in found:
         for name, line in entry["logged"].items():
             print(entry["model"], name, line)

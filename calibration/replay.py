@@ -186,7 +186,7 @@ def observations(replayed: Sequence[Replayed]) -> Problem:
         matrix=np.stack([run.design for run in kept]),
         target=np.array(target),
         weight=np.ones(len(kept)),
-        group=np.array([_workload(run.config) for run in kept]),
+        group=np.array([workload(run.config) for run in kept]),
         family=family,
     )
 
@@ -196,5 +196,6 @@ def _met(run: Replayed) -> bool:
     return bool(real) and abs(run.metrics["mean_running"] / real - 1) < _STATE_TOLERANCE
 
 
-def _workload(config: RunConfig) -> str:
+def workload(config: RunConfig) -> str:
+    """Rates and ranks of a run: what is held out together."""
     return f"{config.family} {sorted(set(config.rates_rps))} {config.ranks}"

@@ -1,6 +1,6 @@
 """Plot what the laws leave: docs/background/residuals-MODEL.png.
 
-    python -m calibration.residuals --traces DIR --crossval OUT/crossval.json [--out DIR]
+    python -m calibration.residuals --traces DIR --crossval OUT [--out DIR]
 
 Upper row: runs under traffic whose workload the law has not seen (`calibration.crossval`). Lower
 row: logged steps and KV tokens, under the shipped profile.
@@ -36,8 +36,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/background"))
     arguments = parser.parse_args()
     held_out = {
-        entry["model"]: entry["runs"]
-        for entry in json.loads(arguments.crossval.read_text(encoding="utf-8"))
+        model.name: json.loads(
+            (arguments.crossval / f"crossval-{model.name}.json").read_text(encoding="utf-8")
+        )["runs"]
+        for model in MODELS
     }
     traces = refit.Traces(arguments.traces)
     for model in MODELS:
