@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytwin import _core
+from pytwin.catalog import load_profile
 from pytwin.errors import ConfigError, DataError
 from pytwin.learn import trees
 from pytwin.learn.describe import Describer
@@ -59,7 +60,8 @@ def make_bundle(
     name: str, models: Sequence[Fitted], data: Dataset, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The document of one set of models, one per target."""
-    profiles = sorted(set(data.frame["profile"].to_list()))
+    # A sweep may have named them by their files; a question names them as it likes.
+    profiles = sorted({load_profile(name).name for name in set(data.frame["profile"].to_list())})
     return {
         "schema": SCHEMA,
         "name": name,

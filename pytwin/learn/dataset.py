@@ -77,7 +77,11 @@ def read_dataset(directory: str | os.PathLike[str]) -> Dataset:
 
     import pytwin.sweep
 
-    frame = pytwin.sweep.open(directory).filter(pl.col("status") == "ok").collect()
+    try:
+        frame = pytwin.sweep.open(directory).filter(pl.col("status") == "ok").collect()
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"sweep ({directory}) has a part that cannot be read: {reason}") from None
     missing = [name for name in _NEEDED if name not in frame.columns]
     if missing:
         raise DataError(

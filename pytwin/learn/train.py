@@ -87,6 +87,9 @@ def fit(data: Dataset, target: Target, kind: Family, *, seed: int = 0) -> Fitted
     raw = np.full(len(rows), np.nan)
     folds = require("sklearn.model_selection").GroupKFold(FOLDS)
     for train, held_out in folds.split(x, y, groups):
+        if np.ptp(y[train]) == 0:  # nothing to learn from, and some estimators refuse to try
+            raw[held_out] = y[train][0]
+            continue
         model = kind.make(target.kind, seed, names)
         model.fit(x[train], y[train])
         raw[held_out] = predict(model, target.kind, x[held_out])

@@ -9,6 +9,7 @@ import polars as pl
 
 from pytwin.learn.dataset import Dataset
 from pytwin.learn.describe import Describer
+from tests.conftest import TOY
 
 
 def dataset(rows: int = 300, groups: int = 15, seed: int = 0) -> Dataset:
@@ -32,7 +33,7 @@ def dataset(rows: int = 300, groups: int = 15, seed: int = 0) -> Dataset:
     }
     frame = pl.DataFrame(
         {
-            "profile": ["made-up"] * rows,
+            "profile": [TOY] * rows,
             "duration_s": [600.0] * rows,
             "mean_running": column["running"],
             "mean_batch_adapters": column["active_adapters"],

@@ -220,3 +220,12 @@ def test_every_family_can_be_made():
     for item in FAMILIES:
         for kind in ("regression", "probability"):
             assert hasattr(item.make(kind, 0, dataset(20).names), "fit")
+
+
+@pytest.mark.parametrize("name", ["tree", "forest", "boosted", "rules", "linear"])
+def test_folds_in_which_nothing_starves_do_not_end_the_training(name):
+    """One workload alone starves: the folds that leave it out know one class."""
+    data = dataset(rows=200, groups=10)
+    labels = data.labels | {"starved": (data.groups == 3).astype(float)}
+    found = fit(replace(data, labels=labels), BY_NAME["starved"], family(name))
+    assert found.scores.rows == 200
