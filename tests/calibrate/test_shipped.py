@@ -9,7 +9,7 @@ import pytest
 from calibration.build_lengths import held_and_seen
 from pytwin.calibrate.terms import CONFIG_FEATURES, STEP_FEATURES, evaluate
 from pytwin.catalog import load_lengths, load_profile, shipped_lengths, shipped_profiles
-from pytwin.workload import tilted
+from pytwin.workload import Workload, tilted
 
 NAMES = ["llama-3.1-8b-instruct@h100-64gb", "qwen-2.5-7b-instruct@h100-64gb"]
 
@@ -94,6 +94,14 @@ def test_length_tables_explain_the_kv_memory_of_running_requests(name, profile, 
     # KV tokens per running request, of whole blocks, with the profile's early ends.
     held, seen = held_and_seen(prompt, output, load_profile(profile).data["early_eos"])
     assert (weight @ held) / (weight @ seen) == pytest.approx(measured, abs=0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workload_takes_the_profiles_early_ends(name):
+    profile = load_profile(name)
+    law = profile.data["early_eos"]
+    assert Workload.poisson(rate_rps=1.0).resolve(profile).document["early_eos"] == law
+    assert Workload.poisson(rate_rps=1.0, early_eos=0.0).resolve(profile).document["early_eos"] == 0
 
 
 def test_length_tables_are_complete():
