@@ -49,14 +49,14 @@ def binding_constraint(
         )
     )
     loading = metrics["lora_load_time_s"] / max(metrics["busy_s"], 1e-9)
-    if loading >= _MUCH_LOADING:
-        name, evidence = "adapter loading", f"{100 * loading:.0f} % of the time goes into loads"
-    elif row["slot_wait_s"] > 0:
+    if row["slot_wait_s"] > 0:  # before loading: scarce slots are what makes the loads
         name = "slots"
         evidence = (
             f"{row['active_adapters']:.0f} adapters would have a request running, "
-            f"in {beyond.max_loras} slots"
+            f"in {beyond.max_loras} slots; {100 * loading:.0f} % of the time goes into loads"
         )
+    elif loading >= _MUCH_LOADING:
+        name, evidence = "adapter loading", f"{100 * loading:.0f} % of the time goes into loads"
     elif metrics["preemptions"] > 0 or metrics["max_kv_usage"] >= _FULL_KV:
         name = "KV memory"
         evidence = (

@@ -263,3 +263,12 @@ def test_a_question_to_the_models_is_one_pass_over_all_settings():
     known = ~np.isnan(x).any(axis=1)
     for name in ("starved", "slo_missed"):
         assert ((found[name][known] >= 0) & (found[name][known] <= 1)).all()
+
+
+def test_scarce_slots_are_named_as_the_limit():
+    """Thirty busy adapters ask for eight slots, and memory is plentiful."""
+    found = pt.recommend(LLAMA, rates_rps=0.25, ranks=8, served=[8, 30], slots=[8])
+    assert found.best.setting.served_adapters == 8
+    assert found.binding["constraint"] == "slots"
+    assert found.binding["at"] == 30
+    assert "in 8 slots" in found.binding["evidence"]
