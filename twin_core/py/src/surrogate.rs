@@ -66,15 +66,8 @@ impl TreeModel {
                 self.0.features.len()
             )));
         }
-        let mut buffer = vec![0.0; rows.ncols()];
-        let predicted: Vec<f64> = rows
-            .rows()
-            .into_iter()
-            .map(|row| {
-                buffer.iter_mut().zip(row).for_each(|(to, &from)| *to = from);
-                self.0.predict(&buffer)
-            })
-            .collect();
+        let flat: Vec<f64> = rows.iter().copied().collect();
+        let predicted = self.0.predict(&flat);
         Ok(predicted.into_pyarray(py))
     }
 }
