@@ -48,9 +48,7 @@ def ask(rows: pl.DataFrame, objective: str, models: str | None) -> tuple[dict[st
         rows["max_loras"].unique().to_list(),
         first["max_lora_rank"],
     )
-    question = Question(
-        pt.EngineConfig(profile=profile), traffic, settings, Objective(objective)
-    )
+    question = Question(pt.EngineConfig(profile=profile), traffic, settings, Objective(objective))
     start = time.perf_counter()
     found = recommend(question, models=models).to_dict()
     return found, time.perf_counter() - start
@@ -90,7 +88,10 @@ def judge(rows: pl.DataFrame, objective: str, models: str | None) -> dict[str, A
         "seconds": round(seconds, 2),
     }
     top = best(rows, objective)
-    line |= {"best": [top["n_adapters"], top["max_loras"]], "best_throughput": top["total_throughput"]}
+    line |= {
+        "best": [top["n_adapters"], top["max_loras"]],
+        "best_throughput": top["total_throughput"],
+    }
     if not answer["feasible"]:
         return line
     line["answer"] = [answer["served_adapters"], answer["max_loras"]]
@@ -139,7 +140,9 @@ def paper_models(traces: Path, workloads: list[dict[str, Any]]) -> list[dict[str
 def judge_paper(rows: pl.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
     """The measured run nearest to the authors' answer."""
     near = rows.with_columns(
-        (pl.col("n_adapters").log() - np.log(found["max_served_adapters"])).abs().alias("by_served"),
+        (pl.col("n_adapters").log() - np.log(found["max_served_adapters"]))
+        .abs()
+        .alias("by_served"),
         (pl.col("max_loras").log() - np.log(found["max_adapter_slots"])).abs().alias("by_slots"),
     ).sort("by_served", "by_slots")
     run, top = near.row(0, named=True), best(rows, "paper")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_QUANTILES = 160  # per dimension of a log-normal law
+_QUANTILES = 64  # per dimension of a log-normal law
 
 
 @dataclass(frozen=True)

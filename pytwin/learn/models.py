@@ -133,8 +133,8 @@ def _forest(kind: Kind, seed: int, _names: tuple[str, ...]) -> Any:
 def _boosted(kind: Kind, seed: int, names: tuple[str, ...]) -> Any:
     lightgbm = require("lightgbm")
     common = {
-        "n_estimators": 400,
-        "learning_rate": 0.05,
+        "n_estimators": 200,
+        "learning_rate": 0.1,
         "num_leaves": 31,
         "min_child_samples": 20,
         "random_state": seed,

@@ -26,7 +26,9 @@ _MOST_SIMULATED = 64
 # Beyond this the models' word is taken that a setting breaks the rule: they are wrong by a few
 # percent near the edge, not by half of the load.
 _HOPELESS = 0.97
-_ESTIMATE_HOPELESS = 1.4  # utilisation, where no model may be asked
+# Where no model may be asked, the estimate decides who is far beyond the edge.
+_ESTIMATE_HOPELESS = 1.4  # utilisation
+_ESTIMATE_SHARE = 0.6  # of the load served, slots included
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class Searcher:
         """The estimate alone, believed only where it is far from the edge."""
         value = dict(zip(self.describer.names, row.tolist(), strict=True))
         share = value["served_share"]
-        hopeless = value["utilisation"] > _ESTIMATE_HOPELESS
+        hopeless = value["utilisation"] > _ESTIMATE_HOPELESS or share < _ESTIMATE_SHARE
         return Candidate(
             setting,
             throughput=share * self.nominal(setting),
