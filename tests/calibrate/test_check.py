@@ -228,6 +228,10 @@ def test_adapters_of_a_result_are_drawn_and_said_so(exact, bench, tmp_path):
         (lambda d: d["ttfts"].pop(), "ttfts has 199 entries and input_lens 200"),
         (lambda d: d.update(errors=["refused"] * 200), "every request failed"),
         (lambda d: d.update(itls=5), "is no result of vllm bench serve"),
+        (lambda d: d.update(ttfts=[float("nan")] * 200), "request 0 is no time"),
+        (lambda d: d.update(mean_tpot_ms=float("nan")), "mean_tpot_ms (nan) must be"),
+        (lambda d: d.update(mean_ttft_ms="fast"), "mean_ttft_ms (fast) must be"),
+        (lambda d: d.update(duration=0), "duration (0) must be"),
     ],
 )
 def test_a_damaged_result_is_one_line(bench, tmp_path, change, said):
@@ -298,6 +302,7 @@ def test_a_run_held_out_on_the_command_line(cli, exact, tmp_path):
         (("check", "{profile}", "{here}/absent"), "does not exist"),
         (("check", "{profile}", "{here}"), "holds no recording"),
         (("check", "{profile}", "{other}", "--adapters", "4"), "belong to a bench result"),
+        (("check", "{profile}", "{other}", "--adapters", "-4"), "adapters (-4) must be >= 0"),
         (("check", "{profile}", "{profile}"), "has no completed"),
     ],
 )

@@ -57,6 +57,7 @@ def read_bench(path: Path, adapters: int, ranks: Sequence[int]) -> Bench:
         )
     if not document["completed"]:
         raise DataError(f"{path}: no request completed, so nothing can be compared")
+    _numbers(path, document)
     remarks = []
     if adapters:
         remarks.append(
@@ -71,8 +72,25 @@ def read_bench(path: Path, adapters: int, ranks: Sequence[int]) -> Bench:
         if all(document.get(name) for name in _DETAILS):
             return _detailed(path, document, adapters, ranks, remarks)
         return _totals(path, document, adapters, ranks, remarks)
-    except (TypeError, KeyError, AttributeError) as error:
+    except DataError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is no result of vllm bench serve: {error}") from None
+
+
+def _numbers(path: Path, document: Mapping[str, Any]) -> None:
+    """The totals that are read are numbers that a measurement can have."""
+    optional = ("burstiness", *(f"mean_{name}_ms" for name in _LATENCIES))
+    for name in (*_TOTALS, *(name for name in optional if document.get(name))):
+        value = document[name]
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        infinite = name == "request_rate" and number == math.inf  # vLLM writes "inf"
+        positive = number > 0 or (number == 0 and name == "total_output_tokens")
+        if not (positive and (infinite or math.isfinite(number))):
+            raise DataError(f"{path}: {name} ({value}) must be a positive number: save it again")
 
 
 def _detailed(
@@ -100,6 +118,8 @@ def _detailed(
         itls = np.array(document["itls"][k], dtype=np.float64)
         ttft, outputs = float(document["ttfts"][k]), int(document["output_lens"][k])
         whole = ttft + float(itls.sum())
+        if not (math.isfinite(starts[k] + whole) and ttft >= 0 and bool((itls >= 0).all())):
+            raise DataError(f"{path}: start, ttft or itls of request {k} is no time: save it again")
         gaps.append(1e3 * itls)
         ends.append(starts[k] + whole)
         rows.append({

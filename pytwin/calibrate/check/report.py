@@ -51,6 +51,8 @@ def check(
     PytwinError: an unreadable target or profile, or a server that the profile says cannot start.
     """
     load_profile(profile)
+    if adapters < 0:
+        raise ConfigError(f"adapters ({adapters}) must be >= 0")
     path = Path(target)
     if path.is_dir():
         if adapters or ranks:
