@@ -147,6 +147,8 @@ def simulate(
         if prediction.status == "ok" and "adapters" in targets:
             write_frame(prediction.adapters, targets["adapters"])
         return 0
+    if sure != IntervalFlags():
+        raise PytwinError("seeds and draws are of a prediction: add interval, as in 0.9")
     run = run_simulation(
         server,
         workload,

@@ -202,6 +202,7 @@ def test_an_infeasible_server_is_an_answer_here_too(cli):
         (("--interval", 2), "level (2.0) must be above 0 and below 1"),
         (("--interval", 0.9, "--seeds", 0), "seeds (0) must be a whole number"),
         (("--interval", 0.9, "--save-steps", "s.csv"), "save_steps (s.csv) is of one simulation"),
+        (("--seeds", 4), "seeds and draws are of a prediction: add interval"),
     ],
 )
 def test_bad_flags_get_one_line(cli, flags, expected):
