@@ -43,10 +43,17 @@ impl Engine {
         }
     }
 
-    /// Lets the step in `batch` and those that repeat it pass, up to the last of `steps` more, which `batch` is then. Their
-    /// tokens reach the client from `first` on, those of the last but one at `latest`.
-    pub fn repeat(&mut self, batch: &mut Batch, steps: u64, first: Picoseconds, latest: Picoseconds) {
-        self.scheduler.repeat(batch, steps, first, latest);
+    /// Lets the step in `batch` and those that repeat it pass, up to the last of `steps` more, which `batch` is then and which
+    /// take `blocks` KV blocks. Their tokens reach the client from the first of `delivered` on, those of the last but one at the
+    /// second.
+    pub fn repeat(
+        &mut self,
+        batch: &mut Batch,
+        steps: u64,
+        blocks: u32,
+        delivered: (Picoseconds, Picoseconds),
+    ) {
+        self.scheduler.repeat(batch, steps, blocks, delivered);
         if let Some(lora) = self.lora.as_mut() {
             lora.repeat(steps);
         }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::api_server::ApiServer;
-use crate::cost::CostModel;
+use crate::cost::{CostModel, step_values};
 use crate::early_stop::{EarlyStopSpec, StopReason, Watch};
 use crate::engine::{Batch, NewRequest, Scheduler, UpdateReport};
 use crate::error::{Result, TwinError};
@@ -272,7 +272,8 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
     fn launched(&mut self, engine: &mut Engine, batch: &mut Batch, events: &[LoraEvent]) {
         let scheduler = &engine.scheduler;
         self.recorder.observe(self.now, scheduler, batch.adapters.len());
-        (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
+        let (running, waiting) = (scheduler.running.len(), scheduler.num_waiting());
+        (self.running, self.waiting) = (running, waiting);
         if batch.is_empty() {
             batch.end = self.now.max(self.gpu_free);
             self.recorder.step(self.now, 0, batch, scheduler);
@@ -281,18 +282,20 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         self.recorder.lora(events);
         self.api_server.ran(&batch.adapters);
         let load: Picoseconds = events.iter().map(|&event| self.cost.loads.of(event)).sum();
+        let values = step_values(batch, running, waiting);
         let launch = if self.asynchronous {
-            self.now + self.cost.host(batch)
+            self.now + self.cost.host(&values)
         } else {
             self.now
         };
         let start = launch.max(self.gpu_free);
-        let duration = self.cost.step(batch);
+        let duration = self.cost.step(&values);
         batch.end = start + load + duration;
+        batch.egress = self.cost.egress(&values);
         self.gpu_free = batch.end;
         self.recorder.step(start, load, batch, scheduler);
         self.now = launch;
-        self.repeat(engine, batch, duration);
+        self.repeat(engine, batch, &values, duration);
     }
 
     fn stalled(&mut self) -> Flow {
@@ -303,7 +306,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         let returned = self.now.max(batch.end);
         self.accept(returned);
         if !batch.is_empty() {
-            let ready = returned + self.cost.egress(&batch.totals, batch.adapters.len());
+            let ready = returned + batch.egress;
             self.previous_delivered = self.delivered;
             // Tokens cannot overtake those of the step before.
             self.delivered = self.api_server.deliver(ready).max(self.delivered);

@@ -8,9 +8,9 @@ pub mod polynomial;
 pub mod profile;
 pub mod step_time;
 
-pub use features::{ConfigFeatures, Feature, NUM_FEATURES};
+pub use features::{ConfigFeatures, Feature, NUM_FEATURES, Values};
 pub use line::Line;
 pub use memory::{Infeasible, KvPlan};
 pub use polynomial::Polynomial;
 pub use profile::Profile;
-pub use step_time::CostModel;
+pub use step_time::{CostModel, step_values};

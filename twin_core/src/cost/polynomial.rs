@@ -169,6 +169,10 @@ pub struct Polynomial {
     monomials: Vec<Monomial>,
     /// How many they are.
     without_context: usize,
+    /// The monomials that are a coefficient times a feature, most of them; apart, so that [`Self::eval`] takes no decision.
+    linear: Vec<(Feature, i64)>,
+    /// All others.
+    curved: Vec<Monomial>,
 }
 
 impl Polynomial {
@@ -208,13 +212,22 @@ impl Polynomial {
         polynomial.without_context = polynomial
             .monomials
             .partition_point(|monomial| !monomial.has_context());
+        for &monomial in &polynomial.monomials {
+            match (monomial.first, monomial.second) {
+                ((feature, Shape::Linear), None) => polynomial.linear.push((feature, monomial.coefficient)),
+                _ => polynomial.curved.push(monomial),
+            }
+        }
         polynomial
     }
 
     /// The cost, never below zero.
     pub fn eval(&self, values: &Values) -> Picoseconds {
         let mut sum = self.constant;
-        for monomial in &self.monomials {
+        for &(feature, coefficient) in &self.linear {
+            sum += i128::from(coefficient) * i128::from(values[feature as usize]);
+        }
+        for monomial in &self.curved {
             let (feature, shape) = monomial.first;
             let mut product = shape.of_int(values[feature as usize]);
             if let Some((feature, shape)) = monomial.second {

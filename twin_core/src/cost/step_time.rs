@@ -6,7 +6,7 @@ use super::load_time::LoadTimes;
 use super::polynomial::Polynomial;
 use super::profile::Profile;
 use crate::config::EngineConfig;
-use crate::engine::{Batch, BatchTotals};
+use crate::engine::Batch;
 use crate::time::{PS_PER_US, Picoseconds};
 
 /// Costs of one server in picoseconds.
@@ -39,19 +39,18 @@ impl CostModel {
     }
 
     /// Duration of a step without its adapter loads; at least a microsecond, so that time always advances.
-    pub fn step(&self, batch: &Batch) -> Picoseconds {
-        self.step
-            .eval(&values(&batch.totals, batch.adapters.len()))
-            .max(PS_PER_US)
+    #[inline]
+    pub fn step(&self, values: &Values) -> Picoseconds {
+        self.step.eval(values).max(PS_PER_US)
     }
 
-    /// Durations of the steps that repeat `batch`, a step of plain decodes that takes `duration` without loads: each reads one
-    /// token more per request. `None` where they do not follow a line, or their egress changes.
-    pub fn repeated(&self, batch: &Batch, duration: Picoseconds) -> Option<Line> {
-        let growth = i64::from(batch.totals.decode_seqs);
-        let values = values(&batch.totals, batch.adapters.len());
-        let (slope, steps) = self.step.slope(&values, growth)?;
-        let (egress_slope, egress_steps) = self.egress.slope(&values, growth)?;
+    /// Durations of the steps that repeat one of plain decodes with these `values`, which takes `duration` without loads: each
+    /// reads one token more per request. `None` where they do not follow a line, or their egress changes.
+    #[inline]
+    pub fn repeated(&self, values: &Values, duration: Picoseconds) -> Option<Line> {
+        let growth = values[Feature::DecodeSeqs as usize];
+        let (slope, steps) = self.step.slope(values, growth)?;
+        let (egress_slope, egress_steps) = self.egress.slope(values, growth)?;
         // At the lower limit of a step's duration its terms' sum is not known.
         if egress_slope != 0 || duration <= PS_PER_US {
             return None;
@@ -90,25 +89,30 @@ impl CostModel {
     }
 
     /// From the end of a step until its tokens reach the client.
-    pub fn egress(&self, totals: &BatchTotals, num_adapters: usize) -> Picoseconds {
-        self.egress.eval(&values(totals, num_adapters))
+    #[inline]
+    pub fn egress(&self, values: &Values) -> Picoseconds {
+        self.egress.eval(values)
     }
 
     /// Host time of an iteration under async scheduling.
-    pub fn host(&self, batch: &Batch) -> Picoseconds {
-        self.host.eval(&values(&batch.totals, batch.adapters.len()))
+    pub fn host(&self, values: &Values) -> Picoseconds {
+        self.host.eval(values)
     }
 }
 
-fn values(totals: &BatchTotals, num_adapters: usize) -> Values {
-    let mut values = queue_values(totals.running as usize, totals.waiting as usize);
+/// The features of a step, for all of its costs; `running` and `waiting` are the queues behind it. (The totals have these as
+/// well, but just written: read in one word with a neighbour, as compilers do, they would have to be waited for.)
+#[inline]
+pub fn step_values(batch: &Batch, running: usize, waiting: usize) -> Values {
+    let totals = &batch.totals;
+    let mut values = queue_values(running, waiting);
     values[Feature::PrefillTokens as usize] = i64::from(totals.prefill_tokens);
     values[Feature::PrefillSeqs as usize] = i64::from(totals.prefill_seqs);
     values[Feature::DecodeSeqs as usize] = i64::from(totals.decode_seqs);
     values[Feature::Seqs as usize] = i64::from(totals.prefill_seqs + totals.decode_seqs);
     values[Feature::Tokens as usize] = i64::from(totals.tokens);
     values[Feature::ContextTokens as usize] = totals.context_tokens as i64;
-    values[Feature::Adapters as usize] = num_adapters as i64;
+    values[Feature::Adapters as usize] = batch.adapters.len() as i64;
     values[Feature::LoraSeqs as usize] = i64::from(totals.lora_seqs);
     values
 }

@@ -71,6 +71,8 @@ pub struct Batch {
     pub totals: BatchTotals,
     /// When the step ends.
     pub end: Picoseconds,
+    /// From then until its tokens reach the client.
+    pub egress: Picoseconds,
 }
 
 impl Batch {
@@ -89,5 +91,6 @@ impl Batch {
         self.left_adapters.clear();
         self.totals = BatchTotals::default();
         self.end = 0;
+        self.egress = 0;
     }
 }

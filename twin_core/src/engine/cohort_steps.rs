@@ -81,9 +81,13 @@ impl Scheduler {
     }
 
     /// Makes `batch` the last of `steps` more steps like it: see [`crate::simulator::Engine::repeat`].
-    pub(crate) fn repeat(&mut self, batch: &mut Batch, steps: u64, first: Picoseconds, latest: Picoseconds) {
-        let blocks = self.cohort.coming_blocks(steps);
-        let blocks = blocks.map(|(_, _, times, blocks)| times as u32 * blocks).sum();
+    pub(crate) fn repeat(
+        &mut self,
+        batch: &mut Batch,
+        steps: u64,
+        blocks: u32,
+        (first, latest): (Picoseconds, Picoseconds),
+    ) {
         let taken = self.kv.take_counted(blocks);
         debug_assert!(taken, "with_free_blocks() says how many steps there are");
         self.cohort.repeat(steps, first, latest);

@@ -85,9 +85,14 @@ impl Histogram {
             }
             return;
         }
+        let last = bucket(first + (steps - 1) * slope);
         let mut k = 0;
         while k < steps {
             let index = bucket(first + k * slope);
+            if index == last {
+                self.add_to_bucket(index, (steps - k) * count);
+                return;
+            }
             let beyond = lower_end(index + 1) - u128::from(first);
             let next = beyond.div_ceil(u128::from(slope)).min(u128::from(steps)) as u64;
             self.add_to_bucket(index, (next - k) * count);
@@ -227,14 +232,22 @@ impl Histogram {
 
     /// Whether durations are still kept as they are; from the first time on that there are too many, they are not. To be
     /// asked when `total` counts what is about to be added, so that nothing but the durations decides.
+    #[inline]
     fn keeps(&mut self) -> bool {
         if self.total <= self.keep {
             return true;
         }
+        if !self.entries.is_empty() {
+            self.sort_into_buckets();
+        }
+        false
+    }
+
+    #[cold]
+    fn sort_into_buckets(&mut self) {
         for (value, count) in std::mem::take(&mut self.entries) {
             self.add_to_bucket(bucket(value), count);
         }
-        false
     }
 
     fn keep_entry(&mut self, value: Picoseconds, count: u64) {

@@ -152,23 +152,31 @@ impl Recorder {
     /// The state of the queues held until `until`; from then on it is that of `scheduler` with `adapters` in the batch.
     pub fn observe(&mut self, until: Picoseconds, scheduler: &Scheduler, adapters: usize) {
         self.hold(until);
+        self.observe_held(scheduler, adapters);
+    }
+
+    /// The same where the state before has been held until then.
+    #[inline]
+    pub(super) fn observe_held(&mut self, scheduler: &Scheduler, adapters: usize) {
         let kv = &scheduler.kv;
         self.blocks_used = kv.num_usable_blocks() - kv.num_free_blocks();
-        self.gauges = Gauges {
-            running: scheduler.running.len() as u32,
-            waiting: scheduler.num_waiting() as u32,
-            kv_usage: if self.sampler.is_some() { kv.usage() } else { 0.0 },
-            adapters_active: adapters as u32,
-            preemptions: self.preemptions,
-            prompt_tokens: self.prompt_tokens,
-            generation_tokens: self.generation_tokens,
-        };
+        self.gauges.running = scheduler.running.len() as u32;
+        self.gauges.waiting = scheduler.num_waiting() as u32;
+        self.gauges.adapters_active = adapters as u32;
+        // The others are only sampled. (Copying counts that were just written costs dozens of cycles.)
+        if self.sampler.is_some() {
+            self.gauges.kv_usage = kv.usage();
+            self.gauges.preemptions = self.preemptions;
+            self.gauges.prompt_tokens = self.prompt_tokens;
+            self.gauges.generation_tokens = self.generation_tokens;
+        }
         self.max_running = self.max_running.max(self.gauges.running);
         self.max_waiting = self.max_waiting.max(self.gauges.waiting);
         self.max_blocks = self.max_blocks.max(self.blocks_used);
     }
 
     /// Integrates the present gauges up to `until`.
+    #[inline]
     pub fn hold(&mut self, until: Picoseconds) {
         if until <= self.held_until {
             return;

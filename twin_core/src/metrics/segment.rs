@@ -53,7 +53,7 @@ impl Recorder {
         self.generation_tokens += tokens;
         self.hold(segment.begins);
         self.integrals.blocks += segment.block_time;
-        self.observe(segment.begins, scheduler, adapters);
+        self.observe_held(scheduler, adapters);
         let seqs = u64::from(segment.seqs);
         if segment.first_gap > 0 {
             self.gaps.add(segment.first_gap, seqs);

@@ -6,7 +6,7 @@
 //! ordinary way.
 
 use super::TimedDriver;
-use crate::cost::Line;
+use crate::cost::{Line, Values};
 use crate::engine::Batch;
 use crate::metrics::Segment;
 use crate::simulator::Engine;
@@ -14,14 +14,20 @@ use crate::time::Picoseconds;
 use crate::workload::Traffic;
 
 impl<T: Traffic> TimedDriver<'_, T> {
-    /// Repeats the step just launched, which takes `duration` without its loads, as often as nothing else can happen: those
-    /// steps are over, and `batch` is the last of them.
-    pub(super) fn repeat(&mut self, engine: &mut Engine, batch: &mut Batch, duration: Picoseconds) {
+    /// Repeats the step just launched, whose features are `values` and which takes `duration` without its loads, as often as
+    /// nothing else can happen: those steps are over, and `batch` is the last of them.
+    pub(super) fn repeat(
+        &mut self,
+        engine: &mut Engine,
+        batch: &mut Batch,
+        values: &Values,
+        duration: Picoseconds,
+    ) {
         let most = engine.scheduler.repeatable(batch);
         if most == 0 || self.asynchronous || self.recorder.keeps_steps() {
             return;
         }
-        let egress = self.cost.egress(&batch.totals, batch.adapters.len());
+        let egress = batch.egress;
         let delivered = batch.end + egress;
         // In the segment tokens leave as soon as they are ready.
         if delivered < self.delivered.max(self.api_server.busy_until()) {
@@ -30,7 +36,7 @@ impl<T: Traffic> TimedDriver<'_, T> {
         let Some(span) = self.quiet_until(egress).checked_sub(batch.end) else {
             return;
         };
-        let Some(line) = self.cost.repeated(batch, duration) else {
+        let Some(line) = self.cost.repeated(values, duration) else {
             return;
         };
         let steps = engine
@@ -39,20 +45,21 @@ impl<T: Traffic> TimedDriver<'_, T> {
         if steps == 0 {
             return;
         }
+        let (blocks, block_time) = blocks_taken(engine, &line, steps);
         let segment = Segment {
             steps,
             seqs: batch.num_cohort,
             line,
             begins: batch.end + line.total(steps - 1) as Picoseconds,
             ends: batch.end + line.total(steps) as Picoseconds,
-            block_time: block_time(engine, &line, steps),
+            block_time,
             first_gap: delivered - self.delivered,
         };
         self.previous_delivered = self.delivered;
         self.delivered = segment.begins + egress;
         self.now = segment.begins;
         self.gpu_free = segment.ends;
-        engine.repeat(batch, steps, delivered, self.delivered);
+        engine.repeat(batch, steps, blocks, (delivered, self.delivered));
         self.recorder
             .repeat(&segment, batch.end, &engine.scheduler, batch.adapters.len());
         batch.end = segment.ends;
@@ -82,12 +89,16 @@ impl<T: Traffic> TimedDriver<'_, T> {
     }
 }
 
-/// Blocks taken at the beginnings of the `steps` steps of `line`, each times the span from there to the beginning of the last.
-fn block_time(engine: &Engine, line: &Line, steps: u64) -> u128 {
+/// Blocks taken at the beginnings of the `steps` steps of `line`, and the sum of each times the span from there to the beginning
+/// of the last.
+#[inline(always)] // else the sum comes back through memory, half by half
+fn blocks_taken(engine: &Engine, line: &Line, steps: u64) -> (u32, u128) {
     let last = line.total(steps - 1);
+    let mut taken = 0;
     let mut sum = 0;
     let mut begins = 0;
     for (first, stride, times, blocks) in engine.scheduler.coming_blocks(steps) {
+        taken += times as u32 * blocks;
         sum += u128::from(blocks)
             * if times == 1 {
                 u128::from(last as u64 - begins)
@@ -96,5 +107,5 @@ fn block_time(engine: &Engine, line: &Line, steps: u64) -> u128 {
             };
         begins += line.at(first);
     }
-    sum
+    (taken, sum)
 }
