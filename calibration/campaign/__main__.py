@@ -48,8 +48,15 @@ def main() -> int:
         return 0
     if given.out is None or not (given.cpu or given.model):
         raise SystemExit("campaign: -o DIR and --model MODEL (or --cpu) are needed; see --help")
-    bench = _bench(given, [word for word in extra if word != "--"])
-    chosen = [run for run in plan if not given.runs or run.name in given.runs.split(",")]
+    named = given.runs.split(",") if given.runs else [run.name for run in plan]
+    chosen = [run for run in plan if run.name in named]
+    unknown = sorted(set(named) - {run.name for run in plan})
+    if unknown:
+        raise SystemExit(f"campaign: runs ({unknown[0]}) is not in the plan: see --plan")
+    try:
+        bench = _bench(given, [word for word in extra if word != "--"])
+    except environment.NoVllmError as error:
+        raise SystemExit(f"campaign: {error}") from None
     if not given.judge_only:
         begun = total_s(chosen, CPU_START_S if given.cpu else GPU_START_S)
         _say(f"{len(chosen)} runs, about {begun / 60:.0f} minutes")
