@@ -162,11 +162,13 @@ def extrapolated(
     own_blocks = profile.server.get("num_gpu_blocks_override")
     if engine["num_gpu_blocks_override"] not in (None, own_blocks):
         reasons.append("num_gpu_blocks_override set, KV memory not the measured one")
+    if engine["enable_prefix_caching"] and not profile.server.get("enable_prefix_caching", False):
+        reasons.append("enable_prefix_caching on, measured off")
     observed = _observed(server, engine, traffic, metrics)
     for feature, (low, high) in profile.ranges.items():
         reasons += [
             f"{feature} {value:g}, measured {low:g} to {high:g}"
-            for value in observed.get(feature, ())
+            for value in dict.fromkeys(observed.get(feature, ()))
             if not low <= value <= high
         ]
     return reasons

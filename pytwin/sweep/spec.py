@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +19,7 @@ from pytwin.sweep.where import Where
 # some seconds, and a sweep of one-minute rows does not end in a hundred thousand small files.
 _SIMULATED_S_PER_PART = 2 * 86_400.0
 _PART_ROWS_LEAST, _PART_ROWS_MOST = 16, 4096
+_MOST_VALUES = 1_000_000  # of one range
 _MOST_SEED, _MOST_SEEDS = 2**64 - 1, 1_000_000
 
 
@@ -34,7 +36,7 @@ class Range(_Strict):
     start: float
     stop: float
     step: float | None = Field(default=None, gt=0)
-    num: int | None = Field(default=None, ge=1, le=1_000_000)
+    num: int | None = Field(default=None, ge=1, le=_MOST_VALUES)
     scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
@@ -45,6 +47,12 @@ class Range(_Strict):
             raise ValueError(f"stop ({self.stop:g}) must be >= start ({self.start:g})")
         if self.scale == "log" and (self.num is None or self.start <= 0):
             raise ValueError(f"a log range needs num, and start ({self.start:g}) > 0")
+        if not math.isfinite(self.stop - self.start):
+            raise ValueError(f"start ({self.start:g}) and stop ({self.stop:g}) must be finite")
+        if self.step is not None and (self.stop - self.start) / self.step >= _MOST_VALUES:
+            raise ValueError(
+                f"step ({self.step:g}) must leave at most {_MOST_VALUES:,} values: widen it"
+            )
         return self
 
     def values(self) -> list[float]:
@@ -164,7 +172,8 @@ def seed_values(spec: SweepSpec) -> Sequence[int]:
 
 def default_part_rows(duration_s: float) -> int:
     """Rows per part, by the simulated time of a row in seconds."""
-    rows = int(_SIMULATED_S_PER_PART / max(duration_s, 1e-3))
+    seconds = duration_s if duration_s > 1e-3 else 1e-3  # also of NaN, whose row will fail
+    rows = int(_SIMULATED_S_PER_PART / seconds)
     return max(_PART_ROWS_LEAST, min(rows, _PART_ROWS_MOST))
 
 
