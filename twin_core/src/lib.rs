@@ -7,7 +7,7 @@
 //! * [`simulator`] is vLLM's iteration: take in arrivals, schedule, load adapters, launch, wait, update. Its [`simulator::Driver`]
 //!   gives it time and traffic: [`timed`] in simulated time with costs from a profile, [`trace`] in iterations, to compare
 //!   every decision with vLLM's own code.
-//! * Where a step repeats itself, [`timed`] lets many pass at once, in closed form (docs/decisions/0007).
+//! * Where a step repeats itself, [`timed`] lets many pass at once, in closed form (docs/decisions/0009).
 //! * [`engine`] decides who runs ([`engine::scheduler`], [`engine::admission`], [`engine::update`]); [`kv_cache`] hands out PagedAttention blocks; [`lora`]
 //!   keeps adapters in GPU slots over CPU memory. [`rules`] holds what differs between vLLM versions, as data.
 //! * [`cost`] turns what a step did into time, and a configuration into KV blocks, by a calibrated profile.
