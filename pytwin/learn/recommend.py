@@ -13,7 +13,7 @@ from pytwin.learn.describe import Setting
 from pytwin.learn.question import Question
 from pytwin.learn.search import Candidate, Certainty, Searcher, ties
 
-_SEEDS, _DRAWS = 2, 6
+_SEEDS, _DRAWS = 6, 8
 _LEVEL = 0.9
 _ROUNDS = 12
 # Of settings that tie, so many are checked: the cheapest ones, then the one with most headroom.

@@ -172,7 +172,7 @@ def seed_values(spec: SweepSpec) -> Sequence[int]:
 
 def default_part_rows(duration_s: float) -> int:
     """Rows per part, by the simulated time of a row in seconds."""
-    seconds = duration_s if duration_s > 1e-3 else 1e-3  # also of NaN, whose row will fail
+    seconds = max(1e-3, duration_s)  # in this order NaN gives 1e-3, too: its row will fail
     rows = int(_SIMULATED_S_PER_PART / seconds)
     return max(_PART_ROWS_LEAST, min(rows, _PART_ROWS_MOST))
 
