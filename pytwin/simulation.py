@@ -220,10 +220,7 @@ def simulate(
     ------
     PytwinError: bad input, in one line with the value, the rule and the way out.
     """
-    if not isinstance(server, EngineConfig):
-        raise ConfigError(f"server ({server!r}) must be a pt.EngineConfig")
-    if not isinstance(traffic, Workload):
-        raise WorkloadError(f"traffic ({traffic!r}) must be a pt.Workload")
+    check_nouns(server, traffic)
     twin = _shared_twin()
     if twin.crowded:
         _shared_twin.cache_clear()
@@ -255,6 +252,19 @@ def simulate(
         seed=seed,
         extrapolated=extrapolated(server, traffic, metrics),
     )
+
+
+def check_nouns(server: object, traffic: object) -> None:
+    """Refuse what is no server or no traffic, in one line.
+
+    Raises
+    ------
+    ConfigError, WorkloadError
+    """
+    if not isinstance(server, EngineConfig):
+        raise ConfigError(f"server ({server!r}) must be a pt.EngineConfig")
+    if not isinstance(traffic, Workload):
+        raise WorkloadError(f"traffic ({traffic!r}) must be a pt.Workload")
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from pytwin import _core
 from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError, PytwinError, WorkloadError
 from pytwin.learn.paired import Difference, paired
-from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS, Twin, extrapolated
+from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS, Twin, check_nouns, extrapolated
 from pytwin.uncertainty import Member, outlook, uncertainty_of, usable_cores
 from pytwin.workload import Workload
 from pytwin.workload.checks import whole
@@ -209,10 +209,7 @@ def what_if(
     ------
     PytwinError: bad input, in one line with the value, the rule and the way out.
     """
-    if not isinstance(server, EngineConfig):
-        raise ConfigError(f"server ({server!r}) must be a pt.EngineConfig")
-    if not isinstance(traffic, Workload):
-        raise WorkloadError(f"traffic ({traffic!r}) must be a pt.Workload")
+    check_nouns(server, traffic)
     pairs = whole("seeds", seeds, least=2, most=_MOST_SEEDS)
     first = whole("first_seed", first_seed, least=0, most=2**63)
     threads = usable_cores() if workers is None else whole("workers", workers, least=1)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytwin import _core
 from pytwin.config import EngineConfig
-from pytwin.errors import ConfigError, PytwinError, WorkloadError
-from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS, Twin, extrapolated
+from pytwin.errors import PytwinError
+from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS, Twin, check_nouns, extrapolated
 from pytwin.uncertainty.ensemble import Member, Outlook, Plan, member_spec, members, outlook
 from pytwin.uncertainty.factors import INTERVAL_METRICS, Uncertainty, uncertainty_of
 from pytwin.uncertainty.intervals import Law
@@ -168,10 +168,7 @@ def predict(
     ------
     PytwinError: bad input, in one line with the value, the rule and the way out.
     """
-    if not isinstance(server, EngineConfig):
-        raise ConfigError(f"server ({server!r}) must be a pt.EngineConfig")
-    if not isinstance(traffic, Workload):
-        raise WorkloadError(f"traffic ({traffic!r}) must be a pt.Workload")
+    check_nouns(server, traffic)
     plan = Plan(
         seeds=_whole("seeds", seeds, 1),
         draws=_whole("draws", draws, 0),
