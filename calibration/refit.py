@@ -228,6 +228,7 @@ def ranges(runs: pl.DataFrame, observed: observations.Observations) -> dict[str,
         "waiting": [0, highest(traffic, "ts_waiting_max")],
         "adapters": [0, float(batch["max_loras"].max())],
         "prompt_tokens": [1, 1024],
+        "output_tokens": [1, 2048],  # of prompt and output together, the clients' rule
         "max_num_batched_tokens": [2048, 2048],
         "block_size": [16, 16],
     }

@@ -330,8 +330,12 @@ def _observed(
         observed["max_lora_rank"] = (engine["max_lora_rank"],)
     if ranks:
         observed["rank"] = (min(ranks), max(ranks))
-    ranges = traffic.resolve(server.loaded_profile).prompt_ranges
-    observed["prompt_tokens"] = (min(low for low, _ in ranges), max(high for _, high in ranges))
+    resolved = traffic.resolve(server.loaded_profile)
+    for name, ranges in (
+        ("prompt_tokens", resolved.prompt_ranges),
+        ("output_tokens", resolved.output_ranges),
+    ):
+        observed[name] = (min(low for low, _ in ranges), max(high for _, high in ranges))
     if metrics:
         if metrics["max_running"]:  # nothing ran: nothing was beyond what was measured
             observed["seqs"] = (metrics["max_running"],)

@@ -31,12 +31,13 @@ class ResolvedLengths:
     ----------
     document: the core's JSON value, {"law": ...}.
     table: the table that the core must hold first, if the law needs one.
-    prompt_range: (least, greatest) prompt tokens; of a law without bounds, its 1st and 99th
-        percentile.
+    prompt_range, output_range: (least, greatest) tokens; of a law without bounds, its 1st and
+        99th percentile.
     """
 
     document: dict[str, Any]
     prompt_range: tuple[float, float]
+    output_range: tuple[float, float]
     table: LengthTable | None = None
 
 
@@ -62,7 +63,7 @@ class ConstantLengths(LengthLaw):
     def resolve(self, profile: Profile) -> ResolvedLengths:
         prompt, output = int(self.prompt_tokens), int(self.output_tokens)
         document = {"law": "constant", "prompt_tokens": prompt, "output_tokens": output}
-        return ResolvedLengths(document, prompt_range=(prompt, prompt))
+        return ResolvedLengths(document, (prompt, prompt), (output, output))
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,14 @@ class LogNormal(LengthLaw):
             "output_sigma": float(self.output_sigma),
             "max_total_tokens": int(self.max_total_tokens),
         }
-        spread = math.exp(_NORMAL_99 * self.prompt_sigma)
-        highest = min(self.prompt_median * spread, self.max_total_tokens)
-        return ResolvedLengths(document, prompt_range=(self.prompt_median / spread, highest))
+        prompt, output = (
+            (median / spread, min(median * spread, float(self.max_total_tokens)))
+            for median, spread in (
+                (self.prompt_median, math.exp(_NORMAL_99 * self.prompt_sigma)),
+                (self.output_median, math.exp(_NORMAL_99 * self.output_sigma)),
+            )
+        )
+        return ResolvedLengths(document, prompt, output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,5 +263,8 @@ def _sharegpt(name: str, means: tuple[float, float] | None) -> ResolvedLengths:
 
 
 def _of_table(table: LengthTable) -> ResolvedLengths:
-    prompt_range = (float(table.prompt_tokens.min()), float(table.prompt_tokens.max()))
-    return ResolvedLengths({"law": "table", "name": table.name}, prompt_range, table)
+    prompt, output = (
+        (float(tokens.min()), float(tokens.max()))
+        for tokens in (table.prompt_tokens, table.output_tokens)
+    )
+    return ResolvedLengths({"law": "table", "name": table.name}, prompt, output, table)

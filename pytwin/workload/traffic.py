@@ -28,14 +28,15 @@ MAX_REQUESTS = 100_000_000
 class ResolvedWorkload:
     """A workload as the core reads it, with the tables and the trace that it needs.
 
-    `document` is the "workload" of the core's JSON; `prompt_ranges` are the (least, greatest)
-    prompt tokens of each length law.
+    `document` is the "workload" of the core's JSON; `prompt_ranges` and `output_ranges` are the
+    (least, greatest) tokens of each length law.
     """
 
     document: dict[str, Any]
     tables: tuple[LengthTable, ...] = ()
     trace: Trace | None = None
     prompt_ranges: tuple[tuple[float, float], ...] = ()
+    output_ranges: tuple[tuple[float, float], ...] = ()
 
 
 class Workload(ABC):
@@ -235,8 +236,12 @@ class GeneratedWorkload(Workload):
             "total_requests": self.total_requests,
         }
         tables = tuple(law.table for law in used if law.table is not None)
-        ranges = tuple(law.prompt_range for law in used)
-        return ResolvedWorkload(document, tables, prompt_ranges=ranges)
+        return ResolvedWorkload(
+            document,
+            tables,
+            prompt_ranges=tuple(law.prompt_range for law in used),
+            output_ranges=tuple(law.output_range for law in used),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,9 +269,13 @@ class ReplayWorkload(Workload):
             "drain": self.drain,
             "ranks": list(self.ranks),
         }
-        prompt = self.trace.prompt_tokens
-        bounds = (float(prompt.min()), float(prompt.max()))
-        return ResolvedWorkload(document, trace=self.trace, prompt_ranges=(bounds,))
+        prompt, output = (
+            (float(tokens.min()), float(tokens.max()))
+            for tokens in (self.trace.prompt_tokens, self.trace.output_tokens)
+        )
+        return ResolvedWorkload(
+            document, trace=self.trace, prompt_ranges=(prompt,), output_ranges=(output,)
+        )
 
 
 def _generated(
