@@ -162,7 +162,7 @@ def extrapolated(
     own_blocks = profile.server.get("num_gpu_blocks_override")
     if engine["num_gpu_blocks_override"] not in (None, own_blocks):
         reasons.append("num_gpu_blocks_override set, KV memory not the measured one")
-    if engine["enable_prefix_caching"] and not profile.server.get("enable_prefix_caching", False):
+    if engine["enable_prefix_caching"] and profile.server.get("enable_prefix_caching") is False:
         reasons.append("enable_prefix_caching on, measured off")
     observed = _observed(server, engine, traffic, metrics)
     for feature, (low, high) in profile.ranges.items():

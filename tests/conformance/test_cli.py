@@ -147,9 +147,10 @@ def test_replay_tells_a_difference_and_exits_1(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     events = [
-        {"e": "header", "vllm": "0.32.0", "config": {"num_blocks": 21, "max_loras": 0}},
-        {"e": "req", "id": "a", "step": 0, "arrival": 9.5, "prompt": 5, "max_tokens": 1},
-        {"e": "step", "i": 0, "added": ["a"], "sched": [["a", 5, 0, "N"]], "tokens": 5,
+        {"e": "header", "t": 0.0, "vllm": "0.32.0", "config": {"num_blocks": 21, "max_loras": 0}},
+        {"e": "req", "t": 0.1, "id": "a", "step": 0, "arrival": 9.5, "prompt": 5, "max_tokens": 1},
+        {"e": "step", "i": 0, "t0": 0.2, "t1": 0.3, "t2": 0.4, "t3": 0.5,
+         "added": ["a"], "sched": [["a", 5, 0, "N"]], "tokens": 5,
          "preempted": [], "nrun": 1, "nwait": 0, "free": 17, "loras": [],
          "fin": {"a": ["length", 1]}},
     ]  # fmt: skip

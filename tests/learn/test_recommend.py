@@ -76,7 +76,7 @@ def test_the_answer_has_what_a_caller_needs(cli, verified):
 
 
 def test_the_answer_is_what_the_twin_finds_there(verified):
-    """Input and output tokens per second of the recommended server, over the same two seeds."""
+    """Input and output tokens per second of the recommended server, over the same six seeds."""
     server = pt.EngineConfig(
         profile=LLAMA, max_connections=25_000,
         **{name: verified[name] for name in SETTING if name != "served_adapters"},
@@ -84,7 +84,7 @@ def test_the_answer_is_what_the_twin_finds_there(verified):
     count = verified["served_adapters"]
     fleet = pt.adapters(count, [0.4, 0.05, 0.0125], ranks=[8, 16, 16])
     traffic = pt.Workload.poisson(adapters=fleet, duration_s=3600)
-    runs = [pt.simulate(server, traffic, seed=seed, requests=False).metrics for seed in (0, 1)]
+    runs = [pt.simulate(server, traffic, seed=seed, requests=False).metrics for seed in range(6)]
     assert verified["total_throughput"] == pytest.approx(
         np.mean([run["total_throughput"] for run in runs])
     )
