@@ -110,9 +110,10 @@ def dataset_of(frame: pl.DataFrame) -> Dataset:
     groups = np.zeros(len(frame), dtype=np.int64)
     for number, (workload, rows) in enumerate(numbered.group_by(key, maintain_order=True)):
         profile, rates, ranks, lengths = workload
-        describer = describers.setdefault(
-            str(profile), Describer(EngineConfig(profile=str(profile)))
-        )
+        name = str(profile)
+        if name not in describers:
+            describers[name] = Describer(EngineConfig(profile=name))
+        describer = describers[name]
         traffic = Traffic(tuple(rates), tuple(ranks), _law(lengths))
         settings = [Setting(*row) for row in rows.select(_settings_columns()).iter_rows()]
         index = rows["row"].to_numpy()

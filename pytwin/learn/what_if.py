@@ -18,7 +18,7 @@ from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError, PytwinError, WorkloadError
 from pytwin.learn.paired import Difference, paired
 from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS, Twin, check_nouns, extrapolated
-from pytwin.uncertainty import Member, outlook, uncertainty_of, usable_cores
+from pytwin.uncertainty import Member, checked_level, outlook, uncertainty_of, usable_cores
 from pytwin.workload import Workload
 from pytwin.workload.checks import whole
 
@@ -213,8 +213,7 @@ def what_if(
     pairs = whole("seeds", seeds, least=2, most=_MOST_SEEDS)
     first = whole("first_seed", first_seed, least=0, most=2**63)
     threads = usable_cores() if workers is None else whole("workers", workers, least=1)
-    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise PytwinError(f"level ({level!r}) must be above 0 and below 1, as in 0.9")
+    share = checked_level(level)
     changed_server, changed_traffic = apply(change, server, traffic)
     slos = {"ttft_slo_ms": ttft_slo_ms, "tpot_slo_ms": tpot_slo_ms}
     numbers = range(first, first + pairs)
@@ -223,7 +222,7 @@ def what_if(
         _side(twin, one_server, one_traffic, numbers, threads, slos)
         for one_server, one_traffic in ((server, traffic), (changed_server, changed_traffic))
     ]
-    return WhatIf(sides[0], sides[1], pairs, float(level))
+    return WhatIf(sides[0], sides[1], pairs, share)
 
 
 def apply(change: object, server: EngineConfig, traffic: Workload) -> tuple[EngineConfig, Workload]:

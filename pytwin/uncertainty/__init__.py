@@ -11,7 +11,7 @@ from pytwin.uncertainty.factors import (
     read_uncertainty,
     uncertainty_of,
 )
-from pytwin.uncertainty.intervals import Law, law_of
+from pytwin.uncertainty.intervals import Law, checked_level, law_of
 from pytwin.uncertainty.objectives import brier, reliability
 from pytwin.uncertainty.prediction import Prediction, predict, rows_of, usable_cores
 
@@ -28,6 +28,7 @@ __all__ = [
     "Sensitivity",
     "Uncertainty",
     "brier",
+    "checked_level",
     "law_of",
     "member_spec",
     "members",

@@ -16,7 +16,22 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from pytwin.errors import PytwinError
+
 FloatArray = npt.NDArray[np.float64]
+
+
+def checked_level(level: object) -> float:
+    """The share that an interval is to hold, above 0 and below 1.
+
+    Raises
+    ------
+    PytwinError: it is not.
+    """
+    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise PytwinError(f"level ({level!r}) must be above 0 and below 1, as in 0.9")
+    return float(level)
+
 
 _SMOOTHING = 0.5  # kernel width in standard deviations of the values
 # Student's 95 % quantile over the normal one is 1 + (z**2 + 1) / (4 (n - 1)), z = 1.645.

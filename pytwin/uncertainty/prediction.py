@@ -14,7 +14,7 @@ from pytwin.errors import PytwinError
 from pytwin.simulation import TPOT_SLO_MS, TTFT_SLO_MS, Twin, check_nouns, extrapolated
 from pytwin.uncertainty.ensemble import Member, Outlook, Plan, member_spec, members, outlook
 from pytwin.uncertainty.factors import INTERVAL_METRICS, Uncertainty, uncertainty_of
-from pytwin.uncertainty.intervals import Law
+from pytwin.uncertainty.intervals import Law, checked_level
 from pytwin.uncertainty.objectives import adapter_outlook
 from pytwin.workload import Workload
 
@@ -88,7 +88,7 @@ class Prediction:
         ------
         PytwinError: a metric without a law (unknown, or never positive), or a bad level.
         """
-        share = self.level if level is None else _level(level)
+        share = self.level if level is None else checked_level(level)
         return self._law(metric).interval(share)
 
     def probability_above(self, metric: str, line: float) -> float:
@@ -175,7 +175,7 @@ def predict(
         nudges=min(seeds, Plan.nudges),
         first_seed=_whole("first_seed", first_seed, 0, 2**63),
     )
-    level = _level(level)
+    level = checked_level(level)
     threads = usable_cores() if workers is None else _whole("workers", workers, 1)
     profile = server.loaded_profile
     uncertainty = uncertainty_of(profile)
@@ -289,9 +289,3 @@ def _whole(name: str, value: object, least: int, most: int = _MOST) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise PytwinError(f"{name} ({value!r}) must be a whole number from {least} to {most}")
     return value
-
-
-def _level(level: object) -> float:
-    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise PytwinError(f"level ({level!r}) must be above 0 and below 1, as in 0.9")
-    return float(level)
