@@ -312,3 +312,26 @@ def test_unreadable_traces(tmp_path):
         with pytest.raises(pt.DataError) as error:
             pt.Workload.replay(path)
         assert expected in one_line(error)
+
+
+def test_a_subset_keeps_its_requests() -> None:
+    """Under one seed an adapter of a subset has the arrivals and lengths that it has in the whole."""
+    own = pt.ConstantLengths(100, 50)
+    whole = pt.adapters(6, rates_rps=[0.5, 0.2, 0.1], ranks=[8, 16]) + pt.adapters(
+        3, rates_rps=0.3, ranks=8, lengths=own
+    )
+    server = pt.EngineConfig(profile="llama-3.1-8b-instruct@h100-64gb", max_loras=9)
+    positions = [7, 1, 4]
+
+    def rows(adapters: pt.Adapters, number: int) -> list[tuple[float, int]]:
+        run = pt.simulate(server, pt.Workload.poisson(adapters=adapters, duration_s=100), seed=3)
+        frame = run.requests
+        frame = frame.filter(frame["adapter"] == number)
+        return frame.select("arrival_s", "prompt_tokens").rows()
+
+    part = whole.subset(positions)
+    assert part.ranks == [whole.ranks[position] for position in positions]
+    for number, position in enumerate(positions, start=1):
+        assert rows(part, number) == rows(whole, position + 1) != []
+    with pytest.raises(pt.WorkloadError, match=r"position \(9\) must be < 9"):
+        whole.subset([9])

@@ -18,12 +18,17 @@ _MAX_ADAPTERS = 1_000_000
 
 @dataclass(frozen=True)
 class AdapterGroup:
-    """`count` adapters over which rates and ranks are cycled; `lengths` None: the workload's."""
+    """`count` adapters over which rates and ranks are cycled; `lengths` None: the workload's.
+
+    `streams` names the random stream that each adapter's requests are drawn from; empty: its
+    number among all adapters.
+    """
 
     count: int
     rates_rps: tuple[float, ...]
     ranks: tuple[int, ...]
     lengths: LengthLaw | None = None
+    streams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,39 @@ class Adapters:
             for group in self.groups
         )
         return replace(self, groups=groups)
+
+    def subset(self, positions: Iterable[int]) -> Adapters:
+        """Some of the adapters, by position from 0, with the requests that they have in the whole.
+
+        An adapter of the subset draws from the random stream of its number here: under one seed
+        its arrivals and lengths are those that it has when all are served together.
+
+        Raises
+        ------
+        WorkloadError: a position outside the set.
+        """
+        members = [
+            AdapterGroup(1, (rate,), (rank,), group.lengths, (stream,))
+            for group, first in zip(self.groups, self._firsts(), strict=False)
+            for rate, rank, stream in zip(
+                _cycled(group.rates_rps, group.count),
+                _cycled(group.ranks, group.count),
+                group.streams or range(first, first + group.count),
+                strict=True,
+            )
+        ]
+        taken = [whole("position", position, least=0) for position in positions]
+        for position in taken:
+            if position >= len(members):
+                raise WorkloadError(
+                    f"position ({position}) must be < {len(members)}, the number of adapters"
+                )
+        names = self.names and tuple(self.names[position] for position in taken)
+        return Adapters(tuple(_merged([members[position] for position in taken])), names)
+
+    def _firsts(self) -> Iterable[int]:
+        """Number of each group's first adapter."""
+        return itertools.accumulate((group.count for group in self.groups), initial=1)
 
     def __len__(self) -> int:
         return self.count
@@ -218,4 +256,5 @@ def _merged(groups: list[AdapterGroup]) -> Iterable[AdapterGroup]:
             tuple(member.rates_rps[0] for member in members),
             tuple(member.ranks[0] for member in members),
             lengths,
+            tuple(stream for member in members for stream in member.streams),
         )

@@ -218,6 +218,7 @@ class GeneratedWorkload(Workload):
                     "rates_rps": list(group.rates_rps),
                     "ranks": list(group.ranks),
                     "lengths": None if own is None else own.document,
+                    "streams": list(group.streams),
                 }
             )
         early_eos = self.early_eos

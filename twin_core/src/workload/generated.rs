@@ -41,6 +41,8 @@ pub struct Generated {
     /// Laws of the lengths, and which of them each adapter has.
     laws: Vec<LengthSampler>,
     law_of_adapter: Vec<u32>,
+    /// Which random stream each adapter draws from.
+    stream_of_adapter: Vec<u32>,
     lengths: Keyed,
     stops: Keyed,
     early_eos: EarlyEos,
@@ -64,7 +66,7 @@ impl Generated {
     /// Traffic of a validated spec under `seed`.
     pub fn new(spec: &GeneratedSpec, tables: &LengthTables, seed: u64) -> Result<Self> {
         let mut laws = vec![LengthSampler::new(&spec.lengths, tables)?];
-        let mut law_of_adapter = vec![0];
+        let (mut law_of_adapter, mut stream_of_adapter) = (vec![0], vec![0]);
         for group in &spec.adapters {
             let law = match &group.lengths {
                 Some(lengths) => {
@@ -74,6 +76,12 @@ impl Generated {
                 None => 0,
             };
             law_of_adapter.extend(std::iter::repeat_n(law, group.count as usize));
+            let first = stream_of_adapter.len() as u32;
+            if group.streams.is_empty() {
+                stream_of_adapter.extend(first..first + group.count);
+            } else {
+                stream_of_adapter.extend_from_slice(&group.streams);
+            }
         }
         let (rates, _) = rates_and_ranks(spec);
         let end = from_seconds(spec.duration_s);
@@ -88,8 +96,10 @@ impl Generated {
             },
             None => {
                 let streams = rates.iter().zip(0..).filter(|&(&rate, _)| rate > 0.0);
-                let streams = streams
-                    .map(|(&rate, index)| (index, ArrivalStream::new(seed, index, rate, spec.arrivals)));
+                let streams = streams.map(|(&rate, index)| {
+                    let stream = stream_of_adapter[index as usize];
+                    (index, ArrivalStream::new(seed, stream, rate, spec.arrivals))
+                });
                 Arrivals::Merged(Box::new(Merged::new(streams.collect(), rates.iter().sum(), end)))
             }
         };
@@ -97,6 +107,7 @@ impl Generated {
             arrivals,
             laws,
             law_of_adapter,
+            stream_of_adapter,
             lengths: Keyed::new(seed, Purpose::Lengths),
             stops: Keyed::new(seed, Purpose::EarlyStop),
             early_eos: spec.early_eos,
@@ -158,10 +169,11 @@ impl Traffic for Generated {
         let sent = &mut self.sent[adapter as usize];
         let nth = sent.all;
         sent.all += 1;
-        let (prompt_tokens, max_tokens) = self.law(adapter).sample(&mut self.lengths.draws(adapter, nth));
+        let stream = self.stream_of_adapter[adapter as usize];
+        let (prompt_tokens, max_tokens) = self.law(adapter).sample(&mut self.lengths.draws(stream, nth));
         let mut stop_at = NEVER;
         if self.early_eos != EarlyEos::default() {
-            let u: f64 = self.stops.draws(adapter, nth).random();
+            let u: f64 = self.stops.draws(stream, nth).random();
             stop_at = self.early_eos.stop_at(u, max_tokens).unwrap_or(NEVER);
         }
         let serial = self.serial;

@@ -64,6 +64,9 @@ pub struct AdapterGroup {
     /// Lengths of this group's requests; the workload's law if left out.
     #[serde(default)]
     pub lengths: Option<LengthLaw>,
+    /// Random stream of each adapter, where it is not its number: part of a fleet keeps the requests that it has in the whole.
+    #[serde(default)]
+    pub streams: Vec<u32>,
 }
 
 impl AdapterGroup {
@@ -256,6 +259,13 @@ impl WorkloadSpec {
                 return invalid(
                     "an adapter group needs at least one rate in rates_rps and one rank in ranks",
                 );
+            }
+            if !group.streams.is_empty() && group.streams.len() != group.count as usize {
+                return invalid(format!(
+                    "streams ({} of them) must name one for each of the group's {} adapters",
+                    group.streams.len(),
+                    group.count
+                ));
             }
             for &rate in &group.rates_rps {
                 check_rate("rates_rps", rate)?;
