@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::error::{Result, invalid};
+use crate::policies::Policies;
 
 /// The engine whose decisions are reproduced. A version is data: see [`crate::rules::Rules`].
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -101,6 +102,9 @@ pub struct EngineConfig {
     /// Load every adapter once before the traffic (`vllm serve --lora-modules`).
     #[serde(default = "yes")]
     pub lora_preload: bool,
+    /// What-if rules.
+    #[serde(default)]
+    pub policies: Policies,
 }
 
 fn yes() -> bool {
@@ -111,6 +115,7 @@ impl EngineConfig {
     /// Checks every rule that does not depend on the traffic.
     pub fn validate(&self) -> Result<()> {
         self.validate_scheduling()?;
+        self.policies.validate(self.max_loras)?;
         if !(self.gpu_memory_utilization > 0.0 && self.gpu_memory_utilization <= 1.0) {
             return invalid(format!(
                 "gpu_memory_utilization ({}) must be in (0, 1]",

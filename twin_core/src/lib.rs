@@ -10,6 +10,8 @@
 //! * Where a step repeats itself, [`timed`] lets many pass at once, in closed form (docs/decisions/0009).
 //! * [`engine`] decides who runs ([`engine::scheduler`], [`engine::admission`], [`engine::update`]); [`kv_cache`] hands out PagedAttention blocks; [`lora`]
 //!   keeps adapters in GPU slots over CPU memory. [`rules`] holds what differs between vLLM versions, as data.
+//! * [`policies`] are what-if rules beside vLLM's own: eviction, loading, admission.
+//! * [`fleet`] puts many engines behind a router, on one clock.
 //! * [`cost`] turns what a step did into time, and a configuration into KV blocks, by a calibrated profile.
 //! * [`surrogate`] answers without simulating: a mean-field estimate from the same profile, and trees trained on simulations.
 //! * [`early_stop`] ends a run whose outcome is settled, on request.
@@ -23,11 +25,14 @@ pub mod cost;
 pub mod early_stop;
 pub mod engine;
 pub mod error;
+pub mod fleet;
 pub mod kv_cache;
 pub mod lora;
 pub mod metrics;
+pub mod policies;
 pub mod rng;
 pub mod rules;
+pub mod server;
 pub mod simulation;
 pub mod simulator;
 pub mod surrogate;

@@ -7,22 +7,22 @@ use std::sync::atomic::AtomicBool;
 use serde::Deserialize;
 
 use crate::config::EngineConfig;
-use crate::cost::{CostModel, KvPlan, Profile};
+use crate::cost::{KvPlan, Profile};
 use crate::early_stop::{EarlyStopSpec, StopReason};
 use crate::engine::UpdateReport;
 use crate::engine::scheduler::Fidelity;
 use crate::error::{Result, TwinError, invalid};
+use crate::lora::Future;
 use crate::metrics::alike::alike;
 use crate::metrics::recorder::Frames;
 use crate::metrics::summary::Ending;
 use crate::metrics::{Collect, ObjectivesSpec, Recorder, Summary};
-use crate::rules::Rules;
-use crate::simulator::{self, Engine};
+use crate::server::{self, Server};
+use crate::simulator;
 use crate::time::{Picoseconds, from_seconds};
 use crate::timed::{Conditions, TimedDriver};
-use crate::workload::generated::rates_and_ranks;
 use crate::workload::lengths::{LengthTable, LengthTables};
-use crate::workload::{Generated, Replay, Trace, Traffic, WorkloadSpec};
+use crate::workload::{AdapterLaws, Generated, Replay, Trace, Traffic, WorkloadSpec};
 
 /// Named profiles, length tables and traces, shared by many simulations.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,11 @@ impl Library {
     /// The profile of that name.
     pub fn profile(&self, name: &str) -> Result<&Arc<Profile>> {
         find("profile", name, &self.profiles)
+    }
+
+    /// The trace of that name.
+    pub fn trace(&self, name: &str) -> Result<&Arc<Trace>> {
+        find("trace", name, &self.traces)
     }
 }
 
@@ -113,12 +118,17 @@ impl SimulationSpec {
                 "early_stop is for generated traffic that is cut at duration_s: leave it out, or drain and replay",
             );
         }
-        if let Some(period) = spec.collect.timeseries_s
-            && !(period >= 1e-3 && period.is_finite())
-        {
-            return invalid(format!("timeseries_s ({period}) must be >= 0.001"));
-        }
+        spec.collect.validate()?;
         Ok(spec)
+    }
+
+    /// How much is kept of the run.
+    pub fn fidelity(&self) -> Fidelity {
+        if self.exact {
+            Fidelity::Exact
+        } else {
+            Fidelity::Fast
+        }
     }
 }
 
@@ -151,96 +161,71 @@ pub fn memory(library: &Library, spec: &SimulationSpec) -> Result<KvPlan> {
 /// Runs one simulation. `cancel` is looked at every few milliseconds.
 pub fn simulate(library: &Library, spec: &SimulationSpec, cancel: &AtomicBool) -> Result<Outcome> {
     let profile = library.profile(&spec.profile)?;
-    let mut plan = profile.memory.plan(&spec.engine);
-    if let Some((_, error)) = &plan.infeasible {
-        if !spec.ignore_memory {
-            return Ok(Outcome::Infeasible {
-                error: error.clone(),
-                plan,
-            });
-        }
-        // A run that really started held at least one longest request.
-        let least = spec.engine.max_model_len.div_ceil(spec.engine.block_size) + 1;
-        plan.num_blocks = plan.num_blocks.max(least);
+    let plan = server::plan(profile, &spec.engine);
+    if let Some((_, error)) = plan.infeasible.as_ref().filter(|_| !spec.ignore_memory) {
+        return Ok(Outcome::Infeasible {
+            error: error.clone(),
+            plan,
+        });
     }
+    let run = Run {
+        spec,
+        profile,
+        num_blocks: plan.num_blocks,
+        adapters: spec
+            .workload
+            .adapters(|name| Ok(library.trace(name)?.num_adapters()))?,
+    };
     match &spec.workload {
         WorkloadSpec::Generated(workload) => {
-            let (rates, ranks) = rates_and_ranks(workload);
-            let traffic = Generated::new(workload, &library.lengths, spec.seed)?;
-            Run {
-                spec,
-                profile,
-                num_blocks: plan.num_blocks,
-                rates,
-                ranks,
-            }
-            .run(traffic, cancel)
+            run.run(|| Generated::new(workload, &library.lengths, spec.seed), cancel)
         }
         WorkloadSpec::Replay(workload) => {
-            let trace = find("trace", &workload.trace, &library.traces)?;
-            let num_adapters = trace.num_adapters() as usize;
-            if num_adapters > 0 && workload.ranks.is_empty() {
-                return invalid(format!(
-                    "the trace uses {num_adapters} adapters: give their ranks"
-                ));
-            }
-            let ranks = std::iter::once(0)
-                .chain(workload.ranks.iter().copied().cycle().take(num_adapters))
-                .collect();
-            let rates = vec![f64::NAN; num_adapters + 1];
-            let traffic = Replay::new(Arc::clone(trace), from_seconds(workload.duration_s));
-            Run {
-                spec,
-                profile,
-                num_blocks: plan.num_blocks,
-                rates,
-                ranks,
-            }
-            .run(traffic, cancel)
+            let trace = library.trace(&workload.trace)?;
+            let end = from_seconds(workload.duration_s);
+            run.run(|| Ok(Replay::new(Arc::clone(trace), end)), cancel)
         }
     }
 }
 
-/// A simulation whose inputs are resolved. Index 0 of `rates` and `ranks` is the base model.
+/// A simulation whose inputs are resolved.
 struct Run<'a> {
     spec: &'a SimulationSpec,
     profile: &'a Profile,
     num_blocks: u32,
-    rates: Vec<f64>,
-    ranks: Vec<u32>,
+    adapters: AdapterLaws,
 }
 
 impl Run<'_> {
-    fn run(self, traffic: impl Traffic, cancel: &AtomicBool) -> Result<Outcome> {
+    fn run<T: Traffic>(self, traffic: impl Fn() -> Result<T>, cancel: &AtomicBool) -> Result<Outcome> {
         let (spec, config) = (self.spec, &self.spec.engine);
-        let num_adapters = self.check_adapters()?;
-        let cost = CostModel::new(self.profile, config, &self.ranks[1..]);
-        let rules = Rules::of(config.engine_version);
-        let fidelity = if spec.exact {
-            Fidelity::Exact
-        } else {
-            Fidelity::Fast
+        let ranks = &self.adapters.ranks;
+        let num_adapters = ranks.len() as u32 - 1;
+        let server = Server {
+            config,
+            profile: self.profile,
+            num_blocks: self.num_blocks,
+            ranks,
+            served: num_adapters,
         };
-        let mut engine = Engine::new(config, rules, self.num_blocks, num_adapters, fidelity, spec.seed);
-        if let Some(lora) = engine.lora.as_mut().filter(|_| config.lora_preload) {
-            lora.preload(1..=num_adapters);
-        }
+        server.check(1..=num_adapters)?;
+        let cost = server.cost();
+        let future = config
+            .policies
+            .needs_future()
+            .then(|| Ok(future(traffic()?, num_adapters)))
+            .transpose()?;
+        let mut engine = server.engine(spec.fidelity(), spec.seed, &cost, 1..=num_adapters, future);
         let duration = from_seconds(spec.workload.duration_s());
         let end = (!spec.workload.drain()).then_some(duration);
         let mut driver = TimedDriver::new(
-            traffic,
+            traffic()?,
             &cost,
             cancel,
             Recorder::new(num_adapters, spec.collect, spec.objectives.into()),
             Conditions {
-                num_adapters,
-                max_connections: config.max_connections,
-                metrics_poll: config.metrics_poll_s.map(from_seconds),
-                max_model_len: config.max_model_len,
-                prefix_caching: config.enable_prefix_caching,
-                asynchronous: config.async_scheduling,
-                end,
                 early_stop: spec.early_stop,
+                ..server.conditions(end)
             },
         );
         simulator::run(&mut engine, &mut driver, &mut UpdateReport::default())?;
@@ -253,58 +238,33 @@ impl Run<'_> {
         engine.scheduler.settle();
         let scheduler = &engine.scheduler;
         let (on_the_way, mut recorder) = driver.finish(end, scheduler)?;
+        let (kv_blocks, usable_blocks, kv_tokens) = server.kv();
         let summary = Summary::of(
             &mut recorder,
             Ending {
                 duration: end,
                 running: scheduler.running.len() as u64,
                 waiting: scheduler.num_waiting() as u64 + on_the_way,
-                kv_blocks: self.num_blocks,
-                block_size: config.block_size,
-                alike: &self.alike(),
+                kv_blocks,
+                usable_blocks,
+                kv_tokens,
+                alike: &alike(self.adapters.keys()),
             },
         );
-        let frames = recorder.into_frames(&self.ranks, &self.rates, spec.collect.adapters);
+        let frames = recorder.into_frames(ranks, &self.adapters.rates, spec.collect.adapters);
         Ok(Outcome::Ok {
             summary,
             stopped,
             frames: Box::new(frames),
         })
     }
+}
 
-    /// Adapters that only chance tells apart.
-    fn alike(&self) -> Vec<u32> {
-        let mut laws = vec![0; self.ranks.len()];
-        if let WorkloadSpec::Generated(workload) = &self.spec.workload {
-            let mut first = 1;
-            for (number, group) in (1..).zip(&workload.adapters) {
-                let members = first..first + group.count as usize;
-                first = members.end;
-                laws[members].fill(group.lengths.as_ref().map_or(0, |_| number));
-            }
-        }
-        let keys = self.rates.iter().zip(&self.ranks).zip(laws);
-        alike(keys.map(|((&rate, &rank), law)| (rate, rank, law)))
+/// When requests of each adapter arrive.
+pub(crate) fn future(mut traffic: impl Traffic, num_adapters: u32) -> Future {
+    let mut arrivals = vec![Vec::new(); num_adapters as usize + 1];
+    while let Some(request) = traffic.next() {
+        arrivals[request.adapter as usize].push(request.arrival);
     }
-
-    /// Rules between the adapters and the server; returns how many adapters there are.
-    fn check_adapters(&self) -> Result<u32> {
-        let config = &self.spec.engine;
-        let num_adapters = self.ranks.len() as u32 - 1;
-        if num_adapters > 0 && !config.lora_enabled() {
-            return invalid(format!(
-                "max_loras (0) turns LoRA off, but the workload has {num_adapters} adapters: set max_loras >= 1"
-            ));
-        }
-        if let Some(rank) = self.ranks[1..]
-            .iter()
-            .find(|&&rank| rank == 0 || rank > config.max_lora_rank)
-        {
-            return invalid(format!(
-                "adapter rank ({rank}) must be >= 1 and <= max_lora_rank ({}): raise max_lora_rank",
-                config.max_lora_rank
-            ));
-        }
-        Ok(num_adapters)
-    }
+    Arc::new(arrivals)
 }

@@ -2,7 +2,8 @@
 //!
 //! An iteration is vLLM's `EngineCore.step` or, with async scheduling, `step_with_batch_queue`: take in what has arrived,
 //! schedule, load adapters and launch, then wait for the oldest batch in flight and apply its output. Who provides the clock
-//! and the arrivals is a [`Driver`]: simulated time ([`crate::timed`]) or the iteration counter ([`crate::trace`]).
+//! and the arrivals is a [`Driver`]: simulated time ([`crate::timed`]) or the iteration counter ([`crate::trace`]). Where the
+//! arrivals are not all known beforehand, as behind a router, [`Iterations`] stop in front of what they could change.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,7 @@ use crate::config::EngineConfig;
 use crate::engine::scheduler::Fidelity;
 use crate::engine::{Batch, Scheduler, UpdateReport};
 use crate::error::Result;
-use crate::lora::{AdapterId, LoraEvent, LoraManager};
+use crate::lora::{AdapterId, LoraEvent, LoraManager, Moment};
 use crate::rules::Rules;
 use crate::time::Picoseconds;
 
@@ -60,11 +61,13 @@ impl Engine {
     }
 }
 
-/// What the driver does after an iteration.
+/// How the run goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// Go on.
     Continue,
+    /// Nothing more can be decided before later arrivals are known: see [`Driver::knows`].
+    Pause,
     /// The run is over.
     Stop,
 }
@@ -73,8 +76,18 @@ pub enum Flow {
 pub trait Driver {
     /// Nothing is in flight: move on to the next arrival. `Stop` when there is none.
     fn idle(&mut self) -> Flow;
+    /// What the engine is asked to do between two steps, other than requests: adapter loads by the API.
+    fn between_steps(&mut self, _engine: &mut Engine) {}
+    /// Whether every arrival up to now, and up to the end of `batch` where one is given, is known.
+    fn knows(&self, _batch: Option<&Batch>) -> bool {
+        true
+    }
     /// Take in what has arrived by now.
     fn deliver(&mut self, scheduler: &mut Scheduler);
+    /// The instant, for rules that look at it.
+    fn now(&self) -> Picoseconds {
+        0
+    }
     /// The order in which the worker visits the adapters of this step, where it is given.
     fn visiting_order(&self) -> Option<&[AdapterId]> {
         None
@@ -95,50 +108,142 @@ pub trait Driver {
     fn iterated(&mut self) -> Result<Flow>;
 }
 
-/// Runs `engine` until the driver stops it.
-pub fn run(engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateReport) -> Result<()> {
+/// Where an iteration was left when the driver did not know enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// Before its arrivals are taken in.
+    #[default]
+    Begin,
+    /// Nothing could be scheduled.
+    Stalled,
+    /// The oldest batch is waited for.
+    Wait,
+}
+
+/// The iterations of one engine: what is in flight between two calls.
+#[derive(Debug, Default)]
+pub struct Iterations {
     // Boxed: a batch changes hands four times a step.
-    let mut in_flight: VecDeque<Box<Batch>> = VecDeque::new();
-    let mut spare: Vec<Box<Batch>> = Vec::new();
-    let mut events: Vec<LoraEvent> = Vec::new();
-    loop {
-        if !engine.scheduler.has_requests() && in_flight.is_empty() && driver.idle() == Flow::Stop {
-            return Ok(());
-        }
-        driver.deliver(&mut engine.scheduler);
-        let mut wait_for_output = true;
-        if engine.scheduler.has_requests() {
-            let mut batch = spare.pop().unwrap_or_default();
-            engine.scheduler.schedule(&mut batch);
-            events.clear();
-            let executed = !batch.is_empty();
-            if let Some(lora) = engine.lora.as_mut().filter(|_| executed) {
-                lora.apply(&batch, driver.visiting_order(), &mut events);
+    in_flight: VecDeque<Box<Batch>>,
+    spare: Vec<Box<Batch>>,
+    events: Vec<LoraEvent>,
+    stage: Stage,
+}
+
+impl Iterations {
+    /// Runs `engine` until the driver stops it, or pauses it because it does not know what arrives next; then it goes on from
+    /// there when called again.
+    pub fn advance(
+        &mut self,
+        engine: &mut Engine,
+        driver: &mut impl Driver,
+        report: &mut UpdateReport,
+    ) -> Result<Flow> {
+        loop {
+            if self.stage == Stage::Begin {
+                if !engine.scheduler.has_requests() && self.in_flight.is_empty() {
+                    let flow = driver.idle();
+                    if flow != Flow::Continue {
+                        return Ok(flow);
+                    }
+                }
+                driver.between_steps(engine);
+                if !driver.knows(None) {
+                    return Ok(Flow::Pause);
+                }
+                self.schedule(engine, driver);
             }
-            driver.launched(engine, &mut batch, &events);
-            let stuck = !executed
-                && batch.preempted.is_empty()
-                && in_flight.is_empty()
-                && engine.scheduler.has_unfinished();
-            in_flight.push_back(batch);
-            // vLLM step_with_batch_queue(): with room in the queue, schedule again before waiting.
-            wait_for_output =
-                in_flight.len() >= engine.batches_in_flight || !(executed || engine.scheduler.has_requests());
-            if stuck && driver.stalled() == Flow::Stop {
-                return Ok(());
+            if self.stage == Stage::Stalled {
+                let flow = driver.stalled();
+                if flow != Flow::Continue {
+                    return Ok(flow);
+                }
+                self.stage = if self.has_room(engine) && engine.scheduler.has_requests() {
+                    Stage::Begin
+                } else {
+                    Stage::Wait
+                };
             }
-        }
-        if wait_for_output && let Some(batch) = in_flight.pop_front() {
-            let Some((now, previous)) = driver.completed(&batch) else {
-                return Ok(());
-            };
-            let token = |serial, nth| driver.token(serial, nth);
-            engine.scheduler.update(&batch, now, previous, &token, report);
-            driver.updated(engine, report);
-            spare.push(batch);
-        }
-        if driver.iterated()? == Flow::Stop {
-            return Ok(());
+            if self.stage == Stage::Wait
+                && let Some(batch) = self.in_flight.front()
+            {
+                if !driver.knows(Some(batch)) {
+                    return Ok(Flow::Pause);
+                }
+                if !self.update(engine, driver, report) {
+                    return Ok(Flow::Stop);
+                }
+            }
+            self.stage = Stage::Begin;
+            if driver.iterated()? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
         }
     }
+
+    /// When the oldest batch in flight ends.
+    pub fn next_end(&self) -> Option<Picoseconds> {
+        self.in_flight.front().map(|batch| batch.end)
+    }
+
+    /// Takes in arrivals, schedules a step and launches it.
+    #[inline]
+    fn schedule(&mut self, engine: &mut Engine, driver: &mut impl Driver) {
+        driver.deliver(&mut engine.scheduler);
+        self.stage = Stage::Wait;
+        if !engine.scheduler.has_requests() {
+            return;
+        }
+        let mut batch = self.spare.pop().unwrap_or_default();
+        let now = driver.now();
+        engine.scheduler.schedule(&mut batch, now);
+        self.events.clear();
+        let executed = !batch.is_empty();
+        if let Some(lora) = engine.lora.as_mut().filter(|_| executed) {
+            let moment = Moment {
+                now,
+                scheduler: &engine.scheduler,
+            };
+            lora.step(&batch, driver.visiting_order(), moment, &mut self.events);
+        }
+        driver.launched(engine, &mut batch, &self.events);
+        let stuck = !executed
+            && batch.preempted.is_empty()
+            && self.in_flight.is_empty()
+            && engine.scheduler.has_unfinished();
+        self.in_flight.push_back(batch);
+        if stuck {
+            self.stage = Stage::Stalled;
+        } else if self.has_room(engine) && (executed || engine.scheduler.has_requests()) {
+            self.stage = Stage::Begin;
+        }
+    }
+
+    /// vLLM step_with_batch_queue(): with room in the queue, schedule again before waiting.
+    fn has_room(&self, engine: &Engine) -> bool {
+        self.in_flight.len() < engine.batches_in_flight
+    }
+
+    /// Waits for the oldest batch and applies its output; false at the end of the run.
+    #[inline]
+    fn update(&mut self, engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateReport) -> bool {
+        let Some(batch) = self.in_flight.pop_front() else {
+            return true;
+        };
+        let Some((now, previous)) = driver.completed(&batch) else {
+            return false;
+        };
+        let token = |serial, nth| driver.token(serial, nth);
+        engine.scheduler.update(&batch, now, previous, &token, report);
+        driver.updated(engine, report);
+        self.spare.push(batch);
+        true
+    }
+}
+
+/// Runs `engine` until the driver stops it.
+pub fn run(engine: &mut Engine, driver: &mut impl Driver, report: &mut UpdateReport) -> Result<()> {
+    let flow = Iterations::default().advance(engine, driver, report)?;
+    debug_assert_eq!(flow, Flow::Stop, "all traffic is known");
+    Ok(())
 }

@@ -10,8 +10,10 @@ use crate::cost::{CostModel, step_values};
 use crate::early_stop::{EarlyStopSpec, StopReason, Watch};
 use crate::engine::{Batch, NewRequest, Scheduler, UpdateReport};
 use crate::error::{Result, TwinError};
-use crate::lora::LoraEvent;
+use crate::fleet::Outbox;
+use crate::lora::{AdapterId, LoraEvent, Moment};
 use crate::metrics::Recorder;
+use crate::policies::LoraLoading;
 use crate::simulator::{Driver, Engine, Flow};
 use crate::time::Picoseconds;
 use crate::workload::Traffic;
@@ -22,7 +24,7 @@ const CANCEL_EVERY: u64 = 4096;
 const CANCEL_EVERY_ARRIVALS: u64 = 1 << 16;
 
 /// What frames a run, beside traffic and costs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Conditions {
     /// Adapters are numbered `1..=num_adapters`.
     pub num_adapters: u32,
@@ -40,11 +42,18 @@ pub struct Conditions {
     pub end: Option<Picoseconds>,
     /// When to stop before that.
     pub early_stop: EarlyStopSpec,
+    /// Whether loads and compute of a step come one after the other.
+    pub lora_loading: LoraLoading,
+    /// Adapters that are loaded between two steps, in order of time (`/v1/load_lora_adapter`).
+    pub loads: VecDeque<(Picoseconds, AdapterId)>,
+    /// What a router is told.
+    pub outbox: Option<Outbox>,
 }
 
 /// Time, traffic and measures of one run.
 pub struct TimedDriver<'a, T: Traffic> {
-    traffic: T,
+    /// What arrives.
+    pub traffic: T,
     cost: &'a CostModel,
     cancel: &'a AtomicBool,
     /// Measures so far.
@@ -57,6 +66,10 @@ pub struct TimedDriver<'a, T: Traffic> {
     max_model_len: u32,
     prefix_caching: bool,
     asynchronous: bool,
+    lora_loading: LoraLoading,
+    loads: VecDeque<(Picoseconds, AdapterId)>,
+    /// What a router is told, where there is one that listens.
+    pub outbox: Option<Outbox>,
     now: Picoseconds,
     /// When the GPU has done all that was launched.
     gpu_free: Picoseconds,
@@ -97,6 +110,9 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             max_model_len: conditions.max_model_len,
             prefix_caching: conditions.prefix_caching,
             asynchronous: conditions.asynchronous,
+            lora_loading: conditions.lora_loading,
+            loads: conditions.loads,
+            outbox: conditions.outbox,
             now: 0,
             gpu_free: 0,
             delivered: 0,
@@ -145,7 +161,9 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             }
             let refused = new.prompt_tokens >= self.max_model_len;
             self.recorder.arrive(&new, refused);
-            if !refused {
+            if refused {
+                self.tell_left(1, new.arrival);
+            } else {
                 self.in_flight += 1;
                 self.ingress
                     .push_back((self.api_server.turn(new.arrival, new.adapter), new));
@@ -175,6 +193,14 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             self.look(count);
         }
         self.refused |= self.arrivals > before;
+        self.tell_left(self.arrivals - before, until);
+    }
+
+    /// Tells the router that requests of its are no longer with the client's connections.
+    fn tell_left(&mut self, count: u64, at: Picoseconds) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.left(count, at);
+        }
     }
 
     /// Counts arrivals and looks at the cancel flag now and then.
@@ -213,12 +239,21 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
     }
 
     fn jump_to_next(&mut self) -> Flow {
-        match self.next_visible() {
-            Some(at) if self.end.is_none_or(|end| at < end) => {
+        let load = self.loads.front().map(|&(at, _)| at);
+        let next = match (self.next_visible(), load) {
+            (Some(visible), Some(load)) => Some(visible.min(load)),
+            (visible, load) => visible.or(load),
+        };
+        // Whatever is to come before the next event is known only up to there.
+        let known = self.traffic.known_until();
+        match next {
+            Some(at) if self.end.is_some_and(|end| at >= end) => Flow::Stop,
+            Some(at) if at < known => {
                 self.now = self.now.max(at);
                 Flow::Continue
             }
-            _ => Flow::Stop,
+            None if known == Picoseconds::MAX => Flow::Stop,
+            _ => Flow::Pause,
         }
     }
 
@@ -250,6 +285,37 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         self.jump_to_next()
     }
 
+    fn between_steps(&mut self, engine: &mut Engine) {
+        while let Some(&(at, adapter)) = self.loads.front()
+            && at <= self.now
+        {
+            self.loads.pop_front();
+            if let Some(lora) = engine.lora.as_mut() {
+                let moment = Moment {
+                    now: self.now,
+                    scheduler: &engine.scheduler,
+                };
+                let mut events = Vec::new();
+                lora.load(adapter, moment, &mut events);
+                let time = events.iter().map(|&event| self.cost.loads.of(event)).sum();
+                self.now = self.now.max(self.gpu_free) + time;
+                self.recorder.load(&events, time);
+                if let Some(outbox) = &mut self.outbox {
+                    outbox.lora(&events, self.now);
+                }
+            }
+        }
+    }
+
+    fn knows(&self, batch: Option<&Batch>) -> bool {
+        let until = batch.map_or(self.now, |batch| self.now.max(batch.end));
+        until < self.traffic.known_until()
+    }
+
+    fn now(&self) -> Picoseconds {
+        self.now
+    }
+
     fn deliver(&mut self, scheduler: &mut Scheduler) {
         self.accept(self.now);
         if self.ingress.is_empty() {
@@ -266,6 +332,9 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
                 new.prompt = unshared_prompt(&new);
             }
             scheduler.add_request(&new);
+            if let Some(outbox) = &mut self.outbox {
+                outbox.begins(new.adapter, self.now);
+            }
         }
     }
 
@@ -274,6 +343,10 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         self.recorder.observe(self.now, scheduler, batch.adapters.len());
         let (running, waiting) = (scheduler.running.len(), scheduler.num_waiting());
         (self.running, self.waiting) = (running, waiting);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.lora(events, self.now);
+            outbox.load(scheduler, self.now);
+        }
         if batch.is_empty() {
             batch.end = self.now.max(self.gpu_free);
             self.recorder.step(self.now, 0, batch, scheduler);
@@ -290,7 +363,11 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         };
         let start = launch.max(self.gpu_free);
         let duration = self.cost.step(&values);
-        batch.end = start + load + duration;
+        batch.end = start
+            + match self.lora_loading {
+                LoraLoading::Blocking => load + duration,
+                LoraLoading::Overlapped => load.max(duration),
+            };
         batch.egress = self.cost.egress(&values);
         self.gpu_free = batch.end;
         self.recorder.step(start, load, batch, scheduler);
@@ -332,6 +409,13 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
         if !report.finished.is_empty() {
             let scheduler = &engine.scheduler;
             (self.running, self.waiting) = (scheduler.running.len(), scheduler.num_waiting());
+            if let Some(outbox) = &mut self.outbox {
+                for finished in &report.finished {
+                    outbox.ends(finished.request.adapter, self.now);
+                    outbox.left(1, self.delivered);
+                }
+                outbox.load(scheduler, self.now);
+            }
             self.watch();
         }
     }

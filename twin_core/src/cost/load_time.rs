@@ -45,6 +45,11 @@ impl LoadTimes {
         self.memory[adapter as usize - 1]
     }
 
+    /// To have it in a slot again once it was evicted, from disk where memory does not hold all.
+    pub fn reload(&self, adapter: AdapterId, from_disk: bool) -> Picoseconds {
+        self.memory(adapter) + if from_disk { self.disk(adapter) } else { 0 }
+    }
+
     /// What one event costs.
     pub fn of(&self, event: LoraEvent) -> Picoseconds {
         match event {

@@ -23,9 +23,9 @@ pub struct CostModel {
 }
 
 impl CostModel {
-    /// Folds `config` and the number of served adapters into the profile.
-    pub fn new(profile: &Profile, config: &EngineConfig, ranks: &[u32]) -> Self {
-        let features = ConfigFeatures::new(config, ranks.len() as u32);
+    /// Folds `config` and the number of adapters that it serves into the profile; `ranks` are those of all.
+    pub fn new(profile: &Profile, config: &EngineConfig, ranks: &[u32], served: u32) -> Self {
+        let features = ConfigFeatures::new(config, served);
         Self {
             step: Polynomial::compile(&profile.step_time.terms, &features),
             ingress: Polynomial::compile(&profile.frontend.ingress, &features),

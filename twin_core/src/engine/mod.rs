@@ -1,6 +1,7 @@
 //! The engine core: requests, queues and the two halves of an iteration, schedule and update.
 
 pub mod admission;
+mod ageing;
 pub mod batch;
 pub mod cohort;
 mod cohort_steps;

@@ -34,6 +34,11 @@ impl Places {
         self.holders[adapter as usize] > 0
     }
 
+    /// How many requests hold the adapter's place.
+    pub fn holders(&self, adapter: u32) -> u32 {
+        self.holders[adapter as usize]
+    }
+
     /// One more request of the adapter; true if that took a place. The base model needs none.
     pub fn hold(&mut self, adapter: u32) -> bool {
         if adapter == 0 {

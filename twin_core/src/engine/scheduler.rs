@@ -3,6 +3,7 @@
 //! There is no prefill or decode phase: each request has `num_computed_tokens` and catches up with its known tokens under one
 //! token budget (vLLM 0.32 and 0.8.5 `v1/core/sched/scheduler.py`).
 
+use super::ageing::Ageing;
 use super::batch::{Batch, BatchItem, Kind};
 use super::cohort::Cohort;
 use super::places::Places;
@@ -12,6 +13,7 @@ use super::waiting::WaitingQueue;
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::kv_cache::KvCacheManager;
 use crate::rules::Rules;
+use crate::time::{Picoseconds, from_seconds};
 
 /// How much is kept of a run; decisions and times are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Scheduler {
     pub kv: KvCacheManager,
     /// Running requests that plainly decode, in fast mode.
     pub(super) cohort: Cohort,
+    /// Admission with ageing, where it is asked for.
+    pub(super) ageing: Option<Ageing>,
     /// The last step admitted nobody, and nothing has happened since that could change it.
     pub(super) admission_settled: bool,
     /// Ids finished since the last schedule(): vLLM runs one more (empty) schedule to tell the workers.
@@ -72,6 +76,11 @@ impl Scheduler {
             waiting,
             kv: KvCacheManager::new(config, rules, num_blocks, with_ids),
             cohort: Cohort::new(fast, config),
+            ageing: config
+                .policies
+                .admission_ageing_s
+                .filter(|_| config.lora_enabled())
+                .map(|limit| Ageing::new(from_seconds(limit), num_adapters)),
             admission_settled: false,
             finished_pending: false,
             places: Places::new(num_adapters),
@@ -133,8 +142,13 @@ impl Scheduler {
         self.waiting.remove(id, self.requests[id].adapter);
     }
 
-    /// Decides the next step into `batch`.
-    pub fn schedule(&mut self, batch: &mut Batch) {
+    /// Whether requests of the adapter wait.
+    pub fn waits(&self, adapter: u32) -> bool {
+        self.waiting.head(adapter).is_some()
+    }
+
+    /// Decides the next step into `batch`, at the instant `now`.
+    pub fn schedule(&mut self, batch: &mut Batch, now: Picoseconds) {
         batch.clear();
         self.running.compact(&mut self.requests);
         for at in 0..self.item_adapters.len() {
@@ -148,9 +162,10 @@ impl Scheduler {
         self.hold_places(batch);
         let none_preempted = batch.preempted.is_empty() || !self.rules.no_admission_after_preemption;
         if none_preempted && !self.admission_settled {
+            self.close_for_aged(now);
             self.schedule_waiting(batch, &mut budget, threshold);
-            // Whoever is admitted is an item of the batch.
-            self.admission_settled = batch.items.is_empty() && batch.num_cohort > 0;
+            // Whoever is admitted is an item of the batch. With ageing, time alone changes who is.
+            self.admission_settled = batch.items.is_empty() && batch.num_cohort > 0 && self.ageing.is_none();
         }
         self.finished_pending = false;
         self.commit(batch);
@@ -291,7 +306,11 @@ impl Scheduler {
 
     pub(super) fn hold_place(&mut self, adapter: u32) {
         if self.places.hold(adapter) {
-            self.waiting.set_open(adapter, true);
+            let closed = self
+                .ageing
+                .as_ref()
+                .is_some_and(|ageing| ageing.is_closed(adapter));
+            self.waiting.set_open(adapter, !closed);
         }
     }
 

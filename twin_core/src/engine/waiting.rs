@@ -170,6 +170,14 @@ impl WaitingQueue {
         Some(self.by_adapter[adapter][self.passed[adapter] as usize].id)
     }
 
+    /// The first waiting request of one adapter.
+    pub fn head(&self, adapter: u32) -> Option<RequestId> {
+        let queue = &self.by_adapter[adapter as usize];
+        queue
+            .get(self.passed[adapter as usize] as usize)
+            .map(|entry| entry.id)
+    }
+
     /// Passes over the first request of the adapter until [`Self::end_step`].
     pub fn pass_over(&mut self, adapter: u32) {
         if self.passed[adapter as usize] == 0 {

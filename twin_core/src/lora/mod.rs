@@ -6,7 +6,10 @@
 //! later in the same step can be evicted and loaded again.
 
 pub mod cpu_cache;
+pub mod eviction;
 pub mod gpu_slots;
+
+pub use eviction::{Evictor, Future, Moment};
 
 use cpu_cache::CpuCache;
 use gpu_slots::GpuSlots;
@@ -148,6 +151,8 @@ pub struct LoraManager {
     gpu: GpuSlots,
     cpu: CpuCache,
     recency: Recency,
+    /// A rule of eviction other than vLLM's.
+    evictor: Option<Evictor>,
     visits: u64,
     order: Vec<AdapterId>,
 }
@@ -160,9 +165,15 @@ impl LoraManager {
             gpu: GpuSlots::new(max_loras, num_adapters),
             cpu: CpuCache::new(max_cpu_loras, num_adapters),
             recency: Recency::new(seed, num_adapters),
+            evictor: None,
             visits: 0,
             order: Vec::new(),
         }
+    }
+
+    /// Evicts by another rule from now on.
+    pub fn evict_by(&mut self, evictor: Evictor) {
+        self.evictor = Some(evictor);
     }
 
     /// Adds adapters before the first step, in order (`vllm serve --lora-modules`).
@@ -171,6 +182,31 @@ impl LoraManager {
         for adapter in adapters {
             self.visits += 1;
             self.visit(adapter, Some(0), &mut events);
+        }
+    }
+
+    /// Loads one adapter between two steps (`/v1/load_lora_adapter`): a visit of its own.
+    pub fn load(&mut self, adapter: AdapterId, moment: Moment<'_>, events: &mut Vec<LoraEvent>) {
+        self.visits += 1;
+        if self.evictor.is_some() {
+            self.visit_by_rule(adapter, &[], moment, events);
+        } else {
+            self.visit(adapter, Some(0), events);
+        }
+    }
+
+    /// Visits the adapters of one step by the rule of eviction in force.
+    pub fn step(
+        &mut self,
+        batch: &Batch,
+        given: Option<&[AdapterId]>,
+        moment: Moment<'_>,
+        events: &mut Vec<LoraEvent>,
+    ) {
+        if self.evictor.is_some() {
+            self.apply_by_rule(batch, moment, events);
+        } else {
+            self.apply(batch, given, events);
         }
     }
 
@@ -202,6 +238,74 @@ impl LoraManager {
                 self.recency.join_batch(adapter);
             }
         }
+    }
+
+    /// Loads what the batch lacks in the order of the visits. Adapters of the batch keep their slots, so that those which stay
+    /// from the batch before need not be looked at.
+    fn apply_by_rule(&mut self, batch: &Batch, moment: Moment<'_>, events: &mut Vec<LoraEvent>) {
+        for &adapter in &batch.left_adapters {
+            self.recency.leave_batch(adapter);
+        }
+        self.visits += 1;
+        self.order.clear();
+        if let Some(evictor) = self.evictor.as_mut() {
+            evictor.use_batch(batch, moment);
+        }
+        let joined = &batch.joined_adapters;
+        let mut missing: Vec<AdapterId> = joined
+            .iter()
+            .copied()
+            .filter(|&adapter| !self.gpu.holds(adapter))
+            .collect();
+        missing.sort_by_cached_key(|&adapter| self.recency.hashed_position(adapter, self.visits));
+        for adapter in missing {
+            self.visit_by_rule(adapter, joined, moment, events);
+        }
+        self.recency.latest = self.visits;
+        for &adapter in joined {
+            self.recency.join_batch(adapter);
+        }
+    }
+
+    /// A visit in which the rule says who is evicted; `joined` are adapters to keep beside those that stay in the batch.
+    fn visit_by_rule(
+        &mut self,
+        adapter: AdapterId,
+        joined: &[AdapterId],
+        moment: Moment<'_>,
+        events: &mut Vec<LoraEvent>,
+    ) {
+        let Some(mut evictor) = self.evictor.take() else {
+            return;
+        };
+        let recency = &self.recency;
+        let keep = |other: AdapterId| recency.in_batch[other as usize] || joined.contains(&other);
+        let age = |other: AdapterId| recency.key(other);
+        if !self.cpu.holds(adapter) {
+            events.push(LoraEvent::Load(adapter));
+            if self.cpu.is_full()
+                && let Some(victim) = evictor.victim(self.cpu.iter(), keep, age, moment)
+            {
+                self.cpu.remove(victim);
+                events.push(LoraEvent::EvictCpu(victim));
+                if self.gpu.free(victim) {
+                    events.push(LoraEvent::Deactivate(victim));
+                }
+            }
+            self.cpu.insert(adapter);
+        }
+        if !self.gpu.holds(adapter) {
+            let held = self.gpu.slots().iter().flatten().copied();
+            if self.gpu.is_full()
+                && let Some(victim) = evictor.victim(held, keep, age, moment)
+            {
+                self.gpu.free(victim);
+                events.push(LoraEvent::Deactivate(victim));
+            }
+            events.push(LoraEvent::Activate(adapter, self.gpu.take(adapter, true)));
+        }
+        self.recency.touch(adapter, self.visits, None);
+        self.evictor = Some(evictor);
     }
 
     /// The adapters that stay from the batch before got slots then at the latest, and LRU takes none from them between two

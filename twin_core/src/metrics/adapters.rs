@@ -49,6 +49,19 @@ impl AdapterCounters {
         self.slo_missed as f64 / (self.slo_met + self.slo_missed) as f64
     }
 
+    /// Adds what another server counted of the same adapter.
+    pub fn add(&mut self, other: &Self) {
+        self.pool(other);
+        self.arrived += other.arrived;
+        self.refused += other.refused;
+        self.offered_tokens += other.offered_tokens;
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.slo_met += other.slo_met;
+        self.loads_disk += other.loads_disk;
+        self.loads_memory += other.loads_memory;
+    }
+
     /// Adds what the objectives' means need of another adapter like it.
     pub fn pool(&mut self, other: &Self) {
         self.finished += other.finished;

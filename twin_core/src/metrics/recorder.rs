@@ -8,6 +8,7 @@ use super::steps::StepColumns;
 use super::timeseries::{Gauges, Sampler, TimeseriesColumns};
 use crate::early_stop::Progress;
 use crate::engine::{Batch, NewRequest, Request, Scheduler, UpdateReport};
+use crate::error::{Result, invalid};
 use crate::lora::LoraEvent;
 use crate::time::Picoseconds;
 use crate::workload::Unseen;
@@ -28,6 +29,18 @@ pub struct Collect {
     pub exact_quantiles: bool,
 }
 
+impl Collect {
+    /// Checks the numbers.
+    pub fn validate(&self) -> Result<()> {
+        match self.timeseries_s {
+            Some(period) if !(period >= 1e-3 && period.is_finite()) => {
+                invalid(format!("timeseries_s ({period}) must be >= 0.001"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Integrals over time, for means.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Integrals {
@@ -38,7 +51,7 @@ pub(super) struct Integrals {
 }
 
 /// Measures of one run in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Recorder {
     pub(super) counters: Vec<AdapterCounters>,
     pub(super) ttft: Histogram,
@@ -218,6 +231,12 @@ impl Recorder {
         }
     }
 
+    /// Adapters loaded between two steps, for which the engine stood still for `time`.
+    pub fn load(&mut self, events: &[LoraEvent], time: Picoseconds) {
+        self.lora(events);
+        self.load_time += time;
+    }
+
     /// Tokens reached the client, `regular_gap` after those of the update before.
     pub fn update(&mut self, report: &UpdateReport, regular_gap: Picoseconds) {
         self.generation_tokens += report.tokens;
@@ -301,6 +320,60 @@ impl Recorder {
             progress.finished.1 += counter.input_tokens + counter.output_tokens;
         }
         progress
+    }
+
+    /// Adds the scalars that another server measured over the same time; largest values are those of any server. Frames stay
+    /// with their server.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.counters.iter_mut().zip(&other.counters) {
+            mine.add(theirs);
+        }
+        for (mine, theirs) in self.ttft_of_adapter.iter_mut().zip(&other.ttft_of_adapter) {
+            mine.merge(theirs);
+        }
+        self.ttft.merge(&other.ttft);
+        self.tpot.merge(&other.tpot);
+        self.e2el.merge(&other.e2el);
+        self.gaps.merge(&other.gaps);
+        self.gap_sum += other.gap_sum;
+        self.gap_count += other.gap_count;
+        self.integrals.running += other.integrals.running;
+        self.integrals.waiting += other.integrals.waiting;
+        self.integrals.blocks += other.integrals.blocks;
+        self.integrals.adapters += other.integrals.adapters;
+        self.max_running = self.max_running.max(other.max_running);
+        self.max_waiting = self.max_waiting.max(other.max_waiting);
+        self.max_blocks = self.max_blocks.max(other.max_blocks);
+        self.preemptions += other.preemptions;
+        self.steps += other.steps;
+        self.busy += other.busy;
+        self.load_time += other.load_time;
+        self.tokens_scheduled += other.tokens_scheduled;
+        self.prompt_tokens += other.prompt_tokens;
+        self.generation_tokens += other.generation_tokens;
+    }
+
+    /// A copy without the frames.
+    pub fn scalars(&self) -> Self {
+        Self {
+            sampler: None,
+            request_rows: None,
+            step_rows: None,
+            ..self.clone()
+        }
+    }
+
+    /// Requests that arrived, refused ones included.
+    pub fn arrived(&self) -> u64 {
+        self.counters.iter().map(|c| c.arrived).sum()
+    }
+
+    /// Prompt and output tokens of the finished requests.
+    pub fn served_tokens(&self) -> u64 {
+        self.counters
+            .iter()
+            .map(|c| c.input_tokens + c.output_tokens)
+            .sum()
     }
 
     /// The frames that were asked for.

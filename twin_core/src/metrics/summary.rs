@@ -32,10 +32,12 @@ pub struct Ending<'a> {
     pub running: u64,
     /// Waiting, or on the way to the scheduler, then.
     pub waiting: u64,
-    /// KV blocks of the server.
-    pub kv_blocks: u32,
-    /// Tokens per block.
-    pub block_size: u32,
+    /// KV blocks.
+    pub kv_blocks: u64,
+    /// KV blocks that may be handed out: all but the null block of each server.
+    pub usable_blocks: u64,
+    /// Tokens that the KV blocks hold.
+    pub kv_tokens: u64,
     /// Which adapters are alike: see [`super::alike`].
     pub alike: &'a [u32],
 }
@@ -49,7 +51,8 @@ impl Summary {
             running: 0,
             waiting: 0,
             kv_blocks: 0,
-            block_size: 1,
+            usable_blocks: 0,
+            kv_tokens: 0,
             alike: &[],
         };
         Self::of(&mut nothing, ending).values
@@ -61,6 +64,13 @@ impl Summary {
             .iter()
             .find(|(known, _)| *known == name)
             .map(|&(_, value)| value)
+    }
+
+    /// Sets the value of a name that there is.
+    pub fn replace(&mut self, name: &str, value: Metric) {
+        if let Some(entry) = self.values.iter_mut().find(|(known, _)| *known == name) {
+            entry.1 = value;
+        }
     }
 
     fn int(&mut self, name: &'static str, value: u64) {
@@ -219,7 +229,7 @@ impl Summary {
 
     fn occupancy(&mut self, recorder: &Recorder, ending: Ending<'_>) {
         let span = ending.duration as f64;
-        let usable = f64::from(ending.kv_blocks.saturating_sub(1).max(1));
+        let usable = ending.usable_blocks.max(1) as f64;
         let integrals = &recorder.integrals;
         self.int("max_running", u64::from(recorder.max_running));
         self.int("max_waiting", u64::from(recorder.max_waiting));
@@ -228,10 +238,7 @@ impl Summary {
         self.float("mean_kv_usage", integrals.blocks as f64 / span / usable);
         self.float("max_kv_usage", f64::from(recorder.max_blocks) / usable);
         self.float("mean_batch_adapters", integrals.adapters as f64 / span);
-        self.int("kv_blocks", u64::from(ending.kv_blocks));
-        self.int(
-            "kv_tokens",
-            u64::from(ending.kv_blocks) * u64::from(ending.block_size),
-        );
+        self.int("kv_blocks", ending.kv_blocks);
+        self.int("kv_tokens", ending.kv_tokens);
     }
 }

@@ -8,6 +8,7 @@
 use super::TimedDriver;
 use crate::cost::{Line, Values};
 use crate::engine::Batch;
+use crate::fleet::Outbox;
 use crate::metrics::Segment;
 use crate::simulator::Engine;
 use crate::time::Picoseconds;
@@ -24,7 +25,8 @@ impl<T: Traffic> TimedDriver<'_, T> {
         duration: Picoseconds,
     ) {
         let most = engine.scheduler.repeatable(batch);
-        if most == 0 || self.asynchronous || self.recorder.keeps_steps() {
+        let told = self.outbox.as_ref().is_some_and(Outbox::tells_steps);
+        if most == 0 || self.asynchronous || self.recorder.keeps_steps() || told {
             return;
         }
         let egress = batch.egress;
@@ -63,6 +65,9 @@ impl<T: Traffic> TimedDriver<'_, T> {
         self.recorder
             .repeat(&segment, batch.end, &engine.scheduler, batch.adapters.len());
         batch.end = segment.ends;
+        if let Some(outbox) = &mut self.outbox {
+            outbox.load(&engine.scheduler, self.now);
+        }
     }
 
     /// The instant up to which steps may end without anything but decodes to follow: no request becomes visible, no sample is
@@ -72,6 +77,11 @@ impl<T: Traffic> TimedDriver<'_, T> {
         let mut quiet = self.recorder.next_sample();
         if let Some(end) = self.end {
             quiet = quiet.min(end.saturating_sub(egress));
+        }
+        // Whoever looks at the engine from outside must find it as it is then.
+        quiet = quiet.min(self.traffic.known_until().saturating_sub(1));
+        if let Some(&(at, _)) = self.loads.front() {
+            quiet = quiet.min(at.saturating_sub(1));
         }
         if let Some(poll) = self.api_server.next_poll() {
             quiet = quiet.min(poll.saturating_sub(egress + 1));

@@ -106,6 +106,7 @@ impl CaseConfig {
             max_connections: None,
             metrics_poll_s: None,
             lora_preload: false,
+            policies: crate::policies::Policies::default(),
         };
         config.validate_scheduling()?;
         Ok(config)

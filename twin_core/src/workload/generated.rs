@@ -4,6 +4,7 @@ use rand::RngExt;
 use rand_distr::Distribution;
 use rand_distr::weighted::WeightedAliasIndex;
 
+use super::adapter_laws::AdapterLaws;
 use super::arrivals::{ArrivalStream, FixedCountStream};
 use super::lengths::{LengthSampler, LengthTables};
 use super::merge::{Arrival, Merged};
@@ -50,18 +51,6 @@ pub struct Generated {
     serial: u32,
 }
 
-/// Per adapter (index 0 = base model): rate and rank (0 for the base model).
-pub fn rates_and_ranks(spec: &GeneratedSpec) -> (Vec<f64>, Vec<u32>) {
-    let (mut rates, mut ranks) = (vec![spec.base_rate_rps], vec![0]);
-    for group in &spec.adapters {
-        for k in 0..group.count as usize {
-            rates.push(group.rates_rps[k % group.rates_rps.len()]);
-            ranks.push(group.ranks[k % group.ranks.len()]);
-        }
-    }
-    (rates, ranks)
-}
-
 impl Generated {
     /// Traffic of a validated spec under `seed`.
     pub fn new(spec: &GeneratedSpec, tables: &LengthTables, seed: u64) -> Result<Self> {
@@ -83,7 +72,7 @@ impl Generated {
                 stream_of_adapter.extend_from_slice(&group.streams);
             }
         }
-        let (rates, _) = rates_and_ranks(spec);
+        let rates = AdapterLaws::generated(spec).rates;
         let end = from_seconds(spec.duration_s);
         let sent = vec![Sent::default(); rates.len()];
         let arrivals = match spec.total_requests {
@@ -114,6 +103,15 @@ impl Generated {
             sent,
             serial: 0,
         })
+    }
+
+    /// Mean tokens of each adapter's requests.
+    fn means(&self) -> Vec<f64> {
+        let of_laws: Vec<f64> = self.laws.iter().map(LengthSampler::mean_tokens).collect();
+        self.law_of_adapter
+            .iter()
+            .map(|&law| of_laws[law as usize])
+            .collect()
     }
 
     fn law(&self, adapter: u32) -> &LengthSampler {
@@ -210,13 +208,14 @@ impl Traffic for Generated {
         if self.sent.iter().all(|sent| sent.unseen == 0) {
             return vec![Unseen::default(); self.sent.len()];
         }
-        let means: Vec<f64> = self.laws.iter().map(LengthSampler::mean_tokens).collect();
-        let of_adapters = self.sent.iter().zip(&self.law_of_adapter);
+        let means = self.means();
+        let of_adapters = self.sent.iter().zip(means);
         of_adapters
-            .map(|(sent, &law)| Unseen {
-                requests: sent.unseen,
-                tokens: (sent.unseen as f64 * means[law as usize]).round() as u64,
-            })
+            .map(|(sent, mean)| Unseen::of_mean(sent.unseen, mean))
             .collect()
+    }
+
+    fn mean_tokens(&self) -> Option<Vec<f64>> {
+        Some(self.means())
     }
 }

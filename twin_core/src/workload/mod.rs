@@ -1,5 +1,6 @@
 //! Traffic: what arrives when, for which adapter, how long.
 
+pub mod adapter_laws;
 pub mod arrivals;
 pub mod generated;
 pub mod lengths;
@@ -7,6 +8,7 @@ mod merge;
 pub mod replay;
 pub mod spec;
 
+pub use adapter_laws::AdapterLaws;
 pub use generated::Generated;
 pub use lengths::{LengthSampler, LengthTable};
 pub use replay::{Replay, Trace};
@@ -24,11 +26,29 @@ pub struct Unseen {
     pub tokens: u64,
 }
 
+impl Unseen {
+    /// So many requests of that mean length.
+    pub fn of_mean(requests: u64, mean_tokens: f64) -> Self {
+        Self {
+            requests,
+            tokens: (requests as f64 * mean_tokens).round() as u64,
+        }
+    }
+}
+
 /// A source of requests in order of arrival.
 ///
 /// Nobody looks into a request that finds no free connection: its lengths need not be known, and where the traffic is drawn
 /// from laws they are not drawn. What the refused would have brought is then their number times the law's mean.
 pub trait Traffic {
+    /// Before this instant every request is known; those of a source that is complete in itself always are.
+    fn known_until(&self) -> Picoseconds {
+        Picoseconds::MAX
+    }
+    /// Mean prompt + requested output tokens of each adapter's requests, where they are drawn from laws.
+    fn mean_tokens(&self) -> Option<Vec<f64>> {
+        None
+    }
     /// When the next request arrives; `None` when there is none before the end.
     fn peek(&self) -> Option<Picoseconds>;
     /// Takes the next request.
