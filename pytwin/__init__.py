@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pytwin.errors import DataError as DataError
     from pytwin.errors import PytwinError as PytwinError
     from pytwin.errors import WorkloadError as WorkloadError
+    from pytwin.fleet.cluster import AdapterEvent as AdapterEvent
+    from pytwin.fleet.cluster import FleetRun as FleetRun
+    from pytwin.fleet.cluster import Replica as Replica
+    from pytwin.fleet.cluster import Router as Router
+    from pytwin.fleet.cluster import simulate_fleet as simulate_fleet
     from pytwin.learn.ask import recommend as recommend
     from pytwin.learn.ask import recommend_fleet as recommend_fleet
     from pytwin.learn.changes import busier as busier
@@ -50,6 +55,11 @@ _HOMES = {
     "DataError": "pytwin.errors",
     "PytwinError": "pytwin.errors",
     "WorkloadError": "pytwin.errors",
+    "AdapterEvent": "pytwin.fleet.cluster",
+    "FleetRun": "pytwin.fleet.cluster",
+    "Replica": "pytwin.fleet.cluster",
+    "Router": "pytwin.fleet.cluster",
+    "simulate_fleet": "pytwin.fleet.cluster",
     "recommend": "pytwin.learn.ask",
     "recommend_fleet": "pytwin.learn.ask",
     "busier": "pytwin.learn.changes",

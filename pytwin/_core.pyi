@@ -37,6 +37,14 @@ def simulate_many(
     workers: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[Any]]: ...
+def simulate_fleets(
+    library: Library,
+    specs: list[str],
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """One dict per fleet: status, error; metrics, frames and replicas with the same keys."""
+
 def memory(library: Library, spec_json: str) -> dict[str, Any]: ...
 def metric_columns() -> list[tuple[str, str]]: ...
 def conformance_trace(

@@ -15,6 +15,15 @@ ENGINE_VERSIONS = {"0.8.5": "0.8.5", "0.32": "0.32", "0.32.0": "0.32"}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts as max_lora_rank."""
 
+POLICIES: dict[str, Any] = {
+    "lora_eviction": "lru",
+    "lfu_half_life_s": 300.0,
+    "pinned_loras": (),
+    "lora_loading": "blocking",
+    "admission_ageing_s": None,
+}
+"""What-if rules and their neutral values, which are vLLM's."""
+
 _GIB = 1024**3
 
 # Settings whose neutral value is the only one that 0.8.5 (V1) knows: vLLM 0.8.5 has no such
@@ -85,6 +94,14 @@ class EngineConfig(BaseModel):
         `vllm serve --lora-modules` does.
     metrics_poll_s: pause in seconds between a client's polls of /metrics, whose answers keep the
         API server busy; None for no polls.
+    lora_eviction: a what-if, not vLLM's: who gives up a slot or a place in host memory. "lru"
+        (vLLM), "lfu" (fewest uses, which count half after lfu_half_life_s), "cost_aware"
+        (GreedyDual: uses times reload time), "clairvoyant" (Belady: a bound, it knows the future).
+    lfu_half_life_s: half-life of the uses that "lfu" and "cost_aware" count, in seconds.
+    pinned_loras: a what-if: adapters, by number, that keep their slots once they have them.
+    lora_loading: "blocking" (vLLM), or the what-if "overlapped": loads beside the step's compute.
+    admission_ageing_s: a what-if: after so many seconds a request that waits for a slot makes
+        another adapter give one up; None (vLLM) for never.
 
     Raises
     ------
@@ -117,6 +134,11 @@ class EngineConfig(BaseModel):
     max_connections: int | None = Field(default=None, ge=1)
     lora_preload: bool | None = None
     metrics_poll_s: float | None = Field(default=None, gt=0.0)
+    lora_eviction: Literal["lru", "lfu", "cost_aware", "clairvoyant"] | None = None
+    lfu_half_life_s: float | None = Field(default=None, gt=0.0)
+    pinned_loras: tuple[int, ...] | None = None
+    lora_loading: Literal["blocking", "overlapped"] | None = None
+    admission_ageing_s: float | None = Field(default=None, ge=0.0, le=1e6)
 
     if not TYPE_CHECKING:  # the checker keeps the fields' types; pydantic's error becomes one line
 
@@ -145,6 +167,14 @@ class EngineConfig(BaseModel):
             allowed = ", ".join(map(str, LORA_RANKS))
             raise ValueError(f"max_lora_rank ({rank}) must be one of {allowed}, as in vLLM")
         return rank
+
+    @field_validator("pinned_loras")
+    @classmethod
+    def _pinned(cls, pinned: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        for adapter in pinned or ():
+            if adapter < 1:
+                raise ValueError(f"pinned_loras ({adapter}) must be adapters, from 1 on")
+        return None if pinned is None else tuple(sorted(set(pinned)))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -208,9 +238,8 @@ class EngineConfig(BaseModel):
         settings["max_model_len"] = None
         measured = profile.server
         settings.update((key, value) for key, value in measured.items() if key in settings)
-        given = self.model_dump(
-            exclude={"profile", "engine_version", "max_loras", "max_cpu_loras"}, exclude_none=True
-        )
+        own = {"profile", "engine_version", "max_loras", "max_cpu_loras", *POLICIES}
+        given = self.model_dump(exclude=own, exclude_none=True)
         settings.update(given)
         if version == "0.8.5":
             settings.update(scheduler_reserve_full_isl=False, async_scheduling=False)
@@ -221,4 +250,15 @@ class EngineConfig(BaseModel):
             "max_loras": max_loras,
             "max_cpu_loras": max_cpu_loras,
             **settings,
+            "policies": POLICIES | self.what_ifs,
+        }
+
+    @property
+    def what_ifs(self) -> dict[str, Any]:
+        """The what-if rules that are set, by name; empty on a server that vLLM could be."""
+        given = {name: getattr(self, name) for name in POLICIES}
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None and value != POLICIES[name]
         }

@@ -164,6 +164,8 @@ def extrapolated(
         reasons.append("num_gpu_blocks_override set, KV memory not the measured one")
     if engine["enable_prefix_caching"] and profile.server.get("enable_prefix_caching") is False:
         reasons.append("enable_prefix_caching on, measured off")
+    rules = server.what_ifs.items() - {("lfu_half_life_s", server.lfu_half_life_s)}
+    reasons += [f"{name} {value}, no rule of vLLM's" for name, value in sorted(rules)]
     observed = _observed(server, engine, traffic, metrics)
     for feature, (low, high) in profile.ranges.items():
         reasons += [

@@ -315,7 +315,7 @@ def test_unreadable_traces(tmp_path):
 
 
 def test_a_subset_keeps_its_requests() -> None:
-    """Under one seed an adapter of a subset has the arrivals and lengths that it has in the whole."""
+    """An adapter of a subset has the arrivals and lengths that it has in the whole."""
     own = pt.ConstantLengths(100, 50)
     whole = pt.adapters(6, rates_rps=[0.5, 0.2, 0.1], ranks=[8, 16]) + pt.adapters(
         3, rates_rps=0.3, ranks=8, lengths=own

@@ -98,6 +98,16 @@ class EngineFlags:
     """Load every adapter once before the traffic starts."""
     metrics_poll_s: float | None = None
     """Pause of a client that polls /metrics, which keeps the API server busy; none if left out."""
+    lora_eviction: Literal["lru", "lfu", "cost_aware", "clairvoyant"] | None = None
+    """What-if: who gives up a slot; vLLM's rule is lru."""
+    lfu_half_life_s: float | None = None
+    """What-if: half-life of the uses that lfu and cost_aware count (300)."""
+    pinned_loras: Ints = None
+    """What-if: adapters, by number, that keep their slots: 1,2."""
+    lora_loading: Literal["blocking", "overlapped"] | None = None
+    """What-if: loads beside the step's compute; vLLM's are blocking."""
+    admission_ageing_s: float | None = None
+    """What-if: a request that has waited so long makes another adapter give up its slot."""
 
     def engine_config(self, profile: str) -> EngineConfig:
         """The settings, checked."""

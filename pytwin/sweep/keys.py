@@ -126,6 +126,8 @@ def _kind_of(annotation: Any) -> Kind:
         return _kind_of(members[0])
     if get_origin(annotation) is Literal:
         return "str"
+    if get_origin(annotation) is tuple:
+        return "ints"
     return _KIND_OF_TYPE[annotation]
 
 

@@ -125,6 +125,7 @@ enum Stage {
 pub struct Iterations {
     // Boxed: a batch changes hands four times a step.
     in_flight: VecDeque<Box<Batch>>,
+    #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
     events: Vec<LoraEvent>,
     stage: Stage,

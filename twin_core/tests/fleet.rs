@@ -240,7 +240,8 @@ fn a_wrong_document_is_one_line() {
             Err(error) => error.to_string(),
         }
     };
-    let cases: [(&dyn Fn(&mut Value), &str); 12] = [
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(Change<'_>, &str); 12] = [
         (&|d| d["replicas"] = json!([]), "replicas (0) must be from 1"),
         (
             &|d| d["router"] = json!({"kind": "psychic"}),

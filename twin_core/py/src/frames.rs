@@ -3,6 +3,7 @@
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use twin_core::metrics::recorder::Frames;
 use twin_core::metrics::{AdapterColumns, Metric, RequestColumns, StepColumns, Summary, TimeseriesColumns};
 
 /// Moves the named columns of a struct into a dict.
@@ -15,7 +16,7 @@ macro_rules! columns {
     }};
 }
 
-pub fn requests<'py>(py: Python<'py>, frame: RequestColumns) -> PyResult<Bound<'py, PyDict>> {
+fn requests<'py>(py: Python<'py>, frame: RequestColumns) -> PyResult<Bound<'py, PyDict>> {
     columns!(
         py,
         frame,
@@ -31,7 +32,7 @@ pub fn requests<'py>(py: Python<'py>, frame: RequestColumns) -> PyResult<Bound<'
     )
 }
 
-pub fn adapters<'py>(py: Python<'py>, frame: AdapterColumns) -> PyResult<Bound<'py, PyDict>> {
+fn adapters<'py>(py: Python<'py>, frame: AdapterColumns) -> PyResult<Bound<'py, PyDict>> {
     columns!(
         py,
         frame,
@@ -55,7 +56,7 @@ pub fn adapters<'py>(py: Python<'py>, frame: AdapterColumns) -> PyResult<Bound<'
     )
 }
 
-pub fn timeseries<'py>(py: Python<'py>, frame: TimeseriesColumns) -> PyResult<Bound<'py, PyDict>> {
+fn timeseries<'py>(py: Python<'py>, frame: TimeseriesColumns) -> PyResult<Bound<'py, PyDict>> {
     columns!(
         py,
         frame,
@@ -70,7 +71,7 @@ pub fn timeseries<'py>(py: Python<'py>, frame: TimeseriesColumns) -> PyResult<Bo
     )
 }
 
-pub fn steps<'py>(py: Python<'py>, frame: StepColumns) -> PyResult<Bound<'py, PyDict>> {
+fn steps<'py>(py: Python<'py>, frame: StepColumns) -> PyResult<Bound<'py, PyDict>> {
     columns!(
         py,
         frame,
@@ -86,6 +87,17 @@ pub fn steps<'py>(py: Python<'py>, frame: StepColumns) -> PyResult<Bound<'py, Py
         preempted,
         kv_blocks_used,
     )
+}
+
+/// Puts the frames under their names, `None` where one was not asked for.
+pub fn all(py: Python<'_>, dict: &Bound<'_, PyDict>, frames: Frames) -> PyResult<()> {
+    dict.set_item("requests", frames.requests.map(|f| requests(py, f)).transpose()?)?;
+    dict.set_item("adapters", frames.adapters.map(|f| adapters(py, f)).transpose()?)?;
+    dict.set_item(
+        "timeseries",
+        frames.timeseries.map(|f| timeseries(py, f)).transpose()?,
+    )?;
+    dict.set_item("steps", frames.steps.map(|f| steps(py, f)).transpose()?)
 }
 
 /// A scalar as a Python int or float.

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod fleet;
 mod frames;
 mod interrupt;
 mod library;
@@ -14,6 +15,8 @@ mod trace;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::fleet::simulate_fleets;
     #[pymodule_export]
     use super::library::Library;
     #[pymodule_export]

@@ -35,19 +35,7 @@ pub fn simulate<'py>(py: Python<'py>, library: &Library, spec_json: &str) -> PyR
             dict.set_item("stopped_at_s", stopped.map(stopped_at_s))?;
             dict.set_item("stop_reason", stopped.map(stop_reason))?;
             dict.set_item("metrics", frames::summary(py, &summary)?)?;
-            dict.set_item(
-                "requests",
-                frames.requests.map(|f| frames::requests(py, f)).transpose()?,
-            )?;
-            dict.set_item(
-                "adapters",
-                frames.adapters.map(|f| frames::adapters(py, f)).transpose()?,
-            )?;
-            dict.set_item(
-                "timeseries",
-                frames.timeseries.map(|f| frames::timeseries(py, f)).transpose()?,
-            )?;
-            dict.set_item("steps", frames.steps.map(|f| frames::steps(py, f)).transpose()?)?;
+            frames::all(py, &dict, *frames)?;
         }
         Outcome::Infeasible { error, .. } => {
             dict.set_item("status", "infeasible")?;

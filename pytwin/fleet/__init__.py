@@ -1,0 +1,1 @@
+"""Many servers: behind a router, placed by a plan, following a forecast."""
