@@ -44,16 +44,17 @@ class Scores:
 class Band:
     """Lower and upper ends of the count of each bin, and of the mean over the horizon.
 
-    `lower`, `upper`: (adapters, horizon); `mean_lower`, `mean_upper`: (adapters,). `source` says
-    where it comes from: "adapter" (its own misses), "fleet" (those of all adapters, as one has too
-    few), or "poisson" (no law but Poisson's, as the history is too short for misses).
+    `lower`, `upper`: (adapters, horizon); `mean_lower`, `mean_upper`: (adapters,). `source`
+    (adapters,) says where the bins' band comes from: "adapter" (its own misses), "fleet" (those of
+    all adapters, as one has too few), or "poisson" (no law but Poisson's, as the history is too
+    short for misses).
     """
 
     lower: Floats
     upper: Floats
     mean_lower: Floats
     mean_upper: Floats
-    source: str
+    source: NDArray[np.object_]
 
 
 def checked_level(level: float) -> float:
@@ -83,15 +84,32 @@ def scores_of(past: Floats, truth: Floats) -> Scores:
     )
 
 
+def shared_steps(scores: Scores) -> Scores:
+    """The same misses with those of all steps ahead as one: for few origins."""
+    import numpy as np
+
+    adapters, origins, horizon = scores.steps.shape
+    pooled = scores.steps.reshape(adapters, -1, 1)
+    return Scores(np.broadcast_to(pooled, (adapters, origins * horizon, horizon)), scores.means)
+
+
 def band_of(forecast: Floats, scores: Scores | None, level: float) -> Band:
     """The band around counts (adapters, horizon)."""
+    import numpy as np
+
     checked = checked_level(level)
     mean = forecast.mean(axis=1, keepdims=True)
     horizon = forecast.shape[1]
     lower, upper, source = _around(forecast, None if scores is None else scores.steps, checked, 1)
     means = None if scores is None else scores.means[:, :, None]
     mean_lower, mean_upper, _ = _around(mean, means, checked, horizon)
-    return Band(lower, upper, mean_lower[:, 0], mean_upper[:, 0], source)
+    return Band(
+        lower,
+        upper,
+        mean_lower[:, 0],
+        mean_upper[:, 0],
+        np.full(len(forecast), source, dtype=object),
+    )
 
 
 def _around(

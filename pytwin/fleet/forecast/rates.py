@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from pytwin.errors import ConfigError
 from pytwin.fleet.forecast.bins import History
-from pytwin.fleet.forecast.conformal import Band, Scores, band_of, checked_level, scores_of
+from pytwin.fleet.forecast.conformal import (
+    Band,
+    Scores,
+    band_of,
+    checked_level,
+    scores_of,
+    shared_steps,
+)
 from pytwin.fleet.forecast.methods import SLOW, Method, as_method, forecast_at, least_bins
 from pytwin.workload.checks import whole
 
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_ORIGINS = 96
 """Rolling origins that a band is made from: the newest."""
-SLOW_ORIGINS = 8
+SLOW_ORIGINS = 6
 """The same for slow methods; then all steps ahead share their misses."""
 
 
@@ -31,13 +38,14 @@ class RateForecast:
     history: what was known.
     mean: (adapters, horizon), requests per bin.
     band: its ends.
-    method, level: how.
+    methods: of each adapter.
+    level: share of outcomes that the band shall hold.
     """
 
     history: History
     mean: NDArray[np.float64]
     band: Band
-    method: str
+    methods: tuple[str, ...]
     level: float
 
     def frame(self) -> pl.DataFrame:
@@ -124,13 +132,14 @@ def forecast(
     horizon = whole("horizon_bins", horizon_bins, least=1, most=1_000_000)
     chosen = as_method(method)
     checked = checked_level(level)
+    names = (chosen.value,) * len(history.counts)
     if chosen is Method.ORACLE:
         mean = _truth(history, horizon, truth_rps)
-        return RateForecast(history, mean, band_of(mean, None, checked), chosen.value, checked)
+        return RateForecast(history, mean, band_of(mean, None, checked), names, checked)
     season = history.season_bins
     ahead = forecast_at(chosen, history.counts, [history.bins], horizon, season)[:, 0]
     past = past_scores(history, horizon, chosen)
-    return RateForecast(history, ahead, band_of(ahead, past, checked), chosen.value, checked)
+    return RateForecast(history, ahead, band_of(ahead, past, checked), names, checked)
 
 
 def origins_of(history: History, horizon: int, method: Method) -> list[int]:
@@ -142,10 +151,17 @@ def origins_of(history: History, horizon: int, method: Method) -> list[int]:
     first = max(least_bins(method, history.season_bins), history.bins // 4, 1)
     last = history.bins - horizon
     if method in SLOW:
-        count = min(SLOW_ORIGINS, last - first + 1)
-        step = max((last - first) // max(count - 1, 1), 1)
-        return sorted(last - k * step for k in range(max(count, 0)))
+        return spread(first, last, SLOW_ORIGINS)
     return list(range(max(first, last - MAX_ORIGINS + 1), last + 1))
+
+
+def spread(first: int, last: int, count: int) -> list[int]:
+    """At most `count` of first .. last, evenly apart and with the last; none if last < first."""
+    room = last - first
+    if room < 0:
+        return []
+    step = max(room // max(count - 1, 1), 1)
+    return sorted(last - k * step for k in range(min(count, room // step + 1)))
 
 
 def truth_at(history: History, origins: list[int], horizon: int) -> NDArray[np.float64]:
@@ -157,18 +173,12 @@ def truth_at(history: History, origins: list[int], horizon: int) -> NDArray[np.f
 
 def past_scores(history: History, horizon: int, method: Method) -> Scores | None:
     """Normalised misses of the method on the history itself; None where it is too short."""
-    import numpy as np
-
     origins = origins_of(history, horizon, method)
     if not origins:
         return None
     past = forecast_at(method, history.counts, origins, horizon, history.season_bins)
     scores = scores_of(past, truth_at(history, origins, horizon))
-    if method not in SLOW:
-        return scores
-    # Few origins: the steps ahead share their misses, (adapters, origins x horizon, 1).
-    pooled = scores.steps.reshape(len(history.counts), -1, 1)
-    return Scores(np.broadcast_to(pooled, (*pooled.shape[:2], horizon)), scores.means)
+    return shared_steps(scores) if method in SLOW else scores
 
 
 def _truth(
