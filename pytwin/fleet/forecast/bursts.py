@@ -5,10 +5,10 @@ counts (weight LEVEL_ALPHA), which is as good as (2 - a)/a whole bins of evidenc
 requests with a rate known that well the next count is negative binomial; a bin is an alarm if a
 count that high has at most the probability `false_alarm` under it. So with Poisson traffic of
 constant rate a share of at most `false_alarm` of bins alarms (less where counts are small and jump
-over that probability). With days in the history, the level of the same hour of the day before (mean
-of three bins) counts too, and the higher of the two is taken: a morning is no burst. Alarms do not
-raise the level, but after ADAPT_BINS of them in a row it is set to theirs: that is a new level, no
-burst any more.
+over that probability). With days in the history, the mean count of the same bin of the days before
+(or of its neighbour, if that is higher) takes the level's place where it is clearly higher, by two
+standard errors: a morning is no burst. Alarms do not raise the level, but after ADAPT_BINS of them
+in a row it is set to theirs: that is a new level, no burst any more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 LEVEL_ALPHA = 0.1
 ADAPT_BINS = 6
 _EVIDENCE = (2.0 - LEVEL_ALPHA) / LEVEL_ALPHA
-_SEASON_EVIDENCE = 3.0
 _WARM_UP = 5
 _EXACT_BELOW = 2000.0
 
@@ -57,24 +56,30 @@ class Burst:
     ongoing: bool
 
 
-def detect_bursts(history: History, false_alarm: float = 1e-4) -> list[Burst]:
+def detect_bursts(
+    history: History, false_alarm: float = 1e-4, *, least_factor: float = 1.5
+) -> list[Burst]:
     """Bursts in the history, by adapter and time.
 
     Parameters
     ----------
     history: counts per adapter and bin; the first five bins of each adapter only teach.
     false_alarm: probability per bin that constant Poisson traffic alarms: with 100 adapters and
-        168 hours 1e-4 is about two false alarms.
+        168 hours 1e-4 is at most about two false alarms.
+    least_factor: a bin below this multiple of the level is none, however sure it is: of busy
+        adapters a few per cent more are sure already.
 
     Raises
     ------
-    ConfigError: false_alarm not in (0, 0.1].
+    ConfigError: false_alarm not in (0, 0.1], or least_factor < 1.
     """
     import numpy as np
 
     if not 0 < false_alarm <= 0.1:
         raise ConfigError(f"false_alarm ({false_alarm}) must be above 0 and at most 0.1")
-    alarms, levels = _alarms(history, false_alarm)
+    if not least_factor >= 1:
+        raise ConfigError(f"least_factor ({least_factor}) must be >= 1")
+    alarms, levels = _alarms(history, false_alarm, least_factor)
     found = []
     for row, name in enumerate(history.adapters):
         flags = np.concatenate([[False], alarms[row], [False]])
@@ -96,7 +101,9 @@ def detect_bursts(history: History, false_alarm: float = 1e-4) -> list[Burst]:
     return found
 
 
-def _alarms(history: History, false_alarm: float) -> tuple[NDArray[np.bool_], Floats]:
+def _alarms(
+    history: History, false_alarm: float, least_factor: float
+) -> tuple[NDArray[np.bool_], Floats]:
     """Alarm and expected count of each bin, both (adapters, bins)."""
     import numpy as np
 
@@ -112,11 +119,13 @@ def _alarms(history: History, false_alarm: float) -> tuple[NDArray[np.bool_], Fl
         evidence = np.minimum(np.maximum(seen, 1.0), _EVIDENCE)
         expected = level
         if season and column >= season + 1:
-            before = counts[:, column - season - 1 : column - season + 2].mean(axis=1)
-            evidence = np.where(before > level, _SEASON_EVIDENCE, evidence)
-            expected = np.maximum(level, before)
+            before, days = _same_hour(counts, column, season)
+            clearly = before > level + 2.0 * np.sqrt((level + 1.0) / days)
+            evidence = np.where(clearly, days, evidence)
+            expected = np.where(clearly, before, level)
         levels[:, column] = expected
-        alarm = (seen >= _WARM_UP) & _too_many(count, expected, evidence, false_alarm)
+        high = (seen >= _WARM_UP) & (count >= least_factor * expected)
+        alarm = high & _too_many(count, expected, evidence, false_alarm)
         alarms[:, column] = alarm
         row_alarms = np.where(alarm, row_alarms + 1, 0)
         sums = np.where(alarm, sums + count, 0.0)
@@ -127,6 +136,15 @@ def _alarms(history: History, false_alarm: float) -> tuple[NDArray[np.bool_], Fl
         seen = np.where(settled, float(ADAPT_BINS), np.where(alarm, seen, seen + 1.0))
         row_alarms, sums = np.where(settled, 0, row_alarms), np.where(settled, 0.0, sums)
     return alarms, levels
+
+
+def _same_hour(counts: Floats, column: int, season: int) -> tuple[Floats, float]:
+    """Mean count of this bin on the days before, or of a neighbour if higher; and the days."""
+    import numpy as np
+
+    starts = np.arange(column - season, 0, -season)  # the neighbour before is at least bin 0
+    near = [counts[:, starts + shift].mean(axis=1) for shift in (-1, 0, 1)]
+    return np.max(near, axis=0), float(len(starts))
 
 
 def _too_many(

@@ -98,32 +98,29 @@ def band_of(forecast: Floats, scores: Scores | None, level: float) -> Band:
     import numpy as np
 
     checked = checked_level(level)
-    mean = forecast.mean(axis=1, keepdims=True)
-    horizon = forecast.shape[1]
-    lower, upper, source = _around(forecast, None if scores is None else scores.steps, checked, 1)
-    means = None if scores is None else scores.means[:, :, None]
-    mean_lower, mean_upper, _ = _around(mean, means, checked, horizon)
-    return Band(
-        lower,
-        upper,
-        mean_lower[:, 0],
-        mean_upper[:, 0],
-        np.full(len(forecast), source, dtype=object),
-    )
+    lower, upper, source = _around(forecast, None if scores is None else scores.steps, checked)
+    # As if all bins missed to one side at once: too wide, for want of misses of the mean.
+    mean_lower, mean_upper = lower.mean(axis=1), upper.mean(axis=1)
+    if scores is not None and _enough(scores.means, checked):
+        mean = forecast.mean(axis=1, keepdims=True)
+        low, high, _ = _around(mean, scores.means[:, :, None], checked)
+        mean_lower, mean_upper = low[:, 0], high[:, 0]
+    told = np.full(len(forecast), source, dtype=object)
+    return Band(lower, upper, mean_lower, mean_upper, told)
 
 
-def _around(
-    forecast: Floats, scores: Floats | None, level: float, bins: int
-) -> tuple[Floats, Floats, str]:
-    """Ends around means of `bins` bins, (adapters, steps), from scores (adapters, n, steps)."""
+def _enough(scores: Floats, level: float) -> bool:
+    return int(scores.shape[0] * scores.shape[1]) >= least_scores(level)
+
+
+def _around(forecast: Floats, scores: Floats | None, level: float) -> tuple[Floats, Floats, str]:
+    """Ends around forecasts, (adapters, steps), from scores (adapters, n, steps)."""
     import numpy as np
 
-    need = least_scores(level)
-    if scores is None or scores.shape[0] * scores.shape[1] < need:
-        lower, upper = poisson_ends(forecast * bins, level)
-        return lower / bins, upper / bins, "poisson"
+    if scores is None or not _enough(scores, level):
+        return *poisson_ends(forecast, level), "poisson"
     source = "adapter"
-    if scores.shape[1] < need:
+    if scores.shape[1] < least_scores(level):
         # All adapters' misses, normalised, as if they were one's: (1, adapters x n, steps).
         scores, source = scores.reshape(1, -1, scores.shape[2]), "fleet"
     low, high = _ends(scores, level)
@@ -148,10 +145,12 @@ def _ends(scores: Floats, level: float) -> tuple[Floats, Floats]:
 
 
 def poisson_ends(mean: Floats, level: float) -> tuple[Floats, Floats]:
-    """Ends of a central interval of Poisson counts, by Anscombe's square root."""
+    """Whole ends of a central interval of Poisson counts, by Anscombe's square root."""
     import numpy as np
 
     half = NormalDist().inv_cdf((1.0 + level) / 2.0) / 2.0
     root = np.sqrt(mean + 0.375)
-    lower = np.maximum(root - half, 0.0) ** 2 - 0.375
-    return np.maximum(lower, 0.0), (root + half) ** 2 - 0.375
+    lower = np.floor(np.maximum(root - half, 0.0) ** 2 - 0.375)
+    upper = np.ceil((root + half) ** 2 - 0.375)
+    # No request can come of a mean of 0.
+    return np.maximum(lower, 0.0), np.where(mean > 0, upper, 0.0)

@@ -19,43 +19,43 @@ _WEEKEND_S = 2 * DAY_S
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficLaw:
-    """Parameters of `fleet_traffic`; each effect is off at 0.
+    """How the rates of `fleet_traffic` move; each effect is off at 0 (factors: at 1).
 
     The rate of adapter k at time t, in requests/s, is the product
-    base(k) x alive(k, t) x daily(k, t) x weekly(t) x (1 + bursts(k, t) + virals(k, t)):
-
-    popularity: base(k) is proportional to 1/k**zipf_exponent ("zipf"), or log-normal with median
-        rate_rps and sigma lognormal_sigma ("lognormal").
-    daily_amplitude, daily_spread: daily = 1 + a sin(2 pi (t - phase) / day), a drawn uniformly
-        within daily_amplitude -+ daily_spread (kept in [0, 1]).
-    phase_spread_s: phases are uniform within -+ this; half a day makes adapters independent, 0
-        makes all peak a quarter of a day after the start.
-    weekend_drop: on days 6 and 7 of each week the rate is 1 - this times that of days 1 to 5; the
-        mean over a week stays 1.
-    bursts_per_day, burst_factor, burst_length_s: bursts start as a Poisson process, last an
-        exponential time of this mean, and add (factor - 1) times the rate, where factor - 1 is
-        Gamma of shape 2 and mean burst_factor - 1.
-    virals_per_week, viral_factor, viral_decay_s: going viral is a step by viral_factor - 1 that
-        decays exponentially with this time constant; starts are a Poisson process.
-    born_share, retired_share: probability that an adapter is born, or retired, at a uniform time
-        within the log; of one that is both, the earlier time is its birth.
+    base(k) x alive(k, t) x daily(k, t) x weekly(t) x (1 + bursts(k, t) + virals(k, t)), where a
+    burst or viral of factor f adds f - 1 while it lasts. Random choices are per adapter.
     """
 
     popularity: Literal["zipf", "lognormal"] = "zipf"
+    """zipf: base(k) = rate_rps / k^zipf_exponent; lognormal: of median rate_rps."""
     zipf_exponent: float = 1.0
+    """Of popularity zipf."""
     lognormal_sigma: float = 1.5
+    """Of popularity lognormal: standard deviation of the logarithm of the base rates."""
     daily_amplitude: float = 0.6
+    """daily = 1 + a sin(2 pi (t - phase) / day), with a mean a of this."""
     daily_spread: float = 0.2
+    """a is uniform within daily_amplitude -+ this, kept in [0, 1]."""
     phase_spread_s: float = 3 * 3600.0
+    """Phases are uniform within -+ this; at 0 all adapters peak six hours after the start."""
     weekend_drop: float = 0.0
+    """On days 6 and 7 of a week the rate is lower by this share; the week's mean stays 1."""
     bursts_per_day: float = 0.5
+    """Bursts start as a Poisson process of this rate, per adapter."""
     burst_factor: float = 4.0
+    """A burst multiplies the rate by 1 + a Gamma of shape 2, in the mean by this."""
     burst_length_s: float = 900.0
+    """Bursts last an exponential time of this mean."""
     virals_per_week: float = 0.1
+    """Adapters go viral as a Poisson process of this rate, per adapter."""
     viral_factor: float = 10.0
+    """Going viral is a step of the rate to this multiple, which then decays."""
     viral_decay_s: float = 6 * 3600.0
+    """Time constant of the decay."""
     born_share: float = 0.0
+    """Probability that an adapter begins at a uniform time within the log."""
     retired_share: float = 0.0
+    """Probability that an adapter ends at a uniform time within the log, after its birth."""
 
     def __post_init__(self) -> None:
         if self.popularity not in ("zipf", "lognormal"):
