@@ -102,10 +102,17 @@ def forecast(
         CSV or Parquet file to write: adapter, bin, rate_rps, lower_rps, upper_rps.
     """
     from pytwin.fleet.forecast import bin_counts, detect_bursts
+    from pytwin.fleet.forecast.bursts import checked_false_alarm
+    from pytwin.fleet.forecast.conformal import checked_level
+    from pytwin.fleet.logs import assign_adapters
 
     check_writable(adapters_out, (".csv",))
     check_writable(rates_out)
-    read = _read(log, log_format, deal, zipf_exponent, seed)
+    checked_level(level)
+    checked_false_alarm(false_alarm)
+    read = _read(log, log_format)
+    if deal is not None:
+        read = assign_adapters(read, deal, zipf_exponent, seed, rank=ranks or (16,))
     history = bin_counts(read, bin_s, end_s=end_s, allow_gaps=allow_gaps)
     if not 0 < horizon_s < math.inf:
         raise WorkloadError(f"horizon_s ({horizon_s}) must be > 0 and finite")
@@ -193,22 +200,20 @@ def generate(
     return 0
 
 
-def _read(
-    path: str, log_format: LogFormat, deal: int | None, exponent: float, seed: int
-) -> RequestLog:
-    from pytwin.fleet.logs import assign_adapters, read_log
+def _read(path: str, log_format: LogFormat) -> RequestLog:
+    from pytwin.fleet.logs import read_log
 
     read = read_log(path, log_format)
     if read.dropped:
         note(f"{path}: {read.dropped} requests without tokens were left out")
-    return read if deal is None else assign_adapters(read, deal, exponent, seed)
+    return read
 
 
 def _forecast(
     history: History, horizon: int, method: MethodName, level: float
 ) -> tuple[RateForecast, Selection, dict[str, Any]]:
     from pytwin.fleet.forecast import Method, Selection, forecast_selected, select, selected_scores
-    from pytwin.fleet.forecast.select import kinds_of
+    from pytwin.fleet.forecast.selection import kinds_of
 
     if method == "auto":
         selection = select(history, horizon)

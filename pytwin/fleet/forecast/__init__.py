@@ -7,7 +7,7 @@ from pytwin.fleet.forecast.decisions import DecisionScores, score_decisions
 from pytwin.fleet.forecast.judge import RollingScores, rolling_scores
 from pytwin.fleet.forecast.methods import PLAIN, Method
 from pytwin.fleet.forecast.rates import RateForecast, forecast, forecast_rates
-from pytwin.fleet.forecast.select import Selection, select
+from pytwin.fleet.forecast.selection import Selection, select
 
 __all__ = [
     "PLAIN",

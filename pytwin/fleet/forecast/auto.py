@@ -10,7 +10,7 @@ from pytwin.fleet.forecast.conformal import Band
 from pytwin.fleet.forecast.judge import RollingScores, rolling_scores
 from pytwin.fleet.forecast.methods import Method
 from pytwin.fleet.forecast.rates import RateForecast, forecast
-from pytwin.fleet.forecast.select import Selection, rows_of
+from pytwin.fleet.forecast.selection import Selection, rows_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -75,8 +75,7 @@ def detect_bursts(
     """
     import numpy as np
 
-    if not 0 < false_alarm <= 0.1:
-        raise ConfigError(f"false_alarm ({false_alarm}) must be above 0 and at most 0.1")
+    checked_false_alarm(false_alarm)
     if not least_factor >= 1:
         raise ConfigError(f"least_factor ({least_factor}) must be >= 1")
     alarms, levels = _alarms(history, false_alarm, least_factor)
@@ -99,6 +98,12 @@ def detect_bursts(
                 )
             )
     return found
+
+
+def checked_false_alarm(false_alarm: float) -> None:
+    """Refuse a probability outside (0, 0.1]."""
+    if not 0 < false_alarm <= 0.1:
+        raise ConfigError(f"false_alarm ({false_alarm}) must be above 0 and at most 0.1")
 
 
 def _alarms(
