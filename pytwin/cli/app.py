@@ -58,6 +58,12 @@ _VERBS = (
         "Train interpretable models on a sweep.",
     ),
     (
+        "forecast",
+        "pytwin.cli.forecast:app",
+        "cli/forecast.py",
+        "Forecast the rate of each adapter from a request log.",
+    ),
+    (
         "record",
         "pytwin.cli.record:app",
         "cli/record.py",
