@@ -1,0 +1,1 @@
+"""Many servers: which adapters go on which."""

@@ -1,0 +1,1 @@
+"""Placement: adapters on replicas, with a lower bound and a check (docs/background/placement.md)."""
