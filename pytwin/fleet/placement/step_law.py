@@ -1,0 +1,175 @@
+"""Linear lower bounds of a profile's step time, found numerically from its terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytwin.calibrate.terms import evaluate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PREFILLS = (0, 1, 16, 64, 128, 256, 512, 1024, 2048)
+_TOKENS = (0, 1, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+_LOADS = (40.0, 120.0, 300.0, 600.0)
+"""Decodes per step at which the bounds are made as high as they can be."""
+
+
+@dataclass(frozen=True)
+class StepBound:
+    """A step takes at least
+    base + decode x decodes + prompt x prompt tokens + request x requests that start
+    + adapter x (active adapters - least) + context x KV entries read, in seconds.
+
+    Holds for steps with least <= active adapters <= most, at rank `max_lora_rank`, with at least
+    as many slots as active adapters. No coefficient is negative.
+    """
+
+    base: float
+    decode: float
+    prompt: float
+    request: float
+    adapter: float
+    context: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Of a fleet's work per decoded token: prompt tokens and requests."""
+
+    prompt: float
+    requests: float
+
+
+class StepLaw:
+    """A profile's step time, bounded from below.
+
+    Parameters
+    ----------
+    profile: the profile's document.
+    engine: resolved settings of the server.
+    mix: the traffic at which the bounds are made tight; they hold for any.
+    """
+
+    def __init__(self, profile: Mapping[str, Any], engine: Mapping[str, Any], mix: Mix) -> None:
+        terms = list(profile["step_time"]["terms"])
+        plain = [term for term in terms if list(term["factors"]) == ["context_tokens"]]
+        mixed = [term for term in terms if term not in plain and _names(term, "context_tokens")]
+        # Left out where they add time; a product with context that shortens a step is unknown here.
+        self.supported = all(term["coefficient"] >= 0 for term in mixed)
+        self._context = max(0.0, sum(float(term["coefficient"]) for term in plain)) / 1e6
+        self._terms = [term for term in terms if term not in plain and term not in mixed]
+        self._engine = engine
+        self._mix = mix
+        self._points = self._grid()
+        self.least_s = float(self._seconds(1, 0.0, 0.0).min())
+        """Of any step, in seconds."""
+
+    def bounds(self, max_lora_rank: int, least: float, most: float) -> list[StepBound]:
+        """Bounds for a range of active adapters, each tight at another load."""
+        import numpy as np
+        from scipy.optimize import linprog
+
+        decodes, prompt, starts = self._points
+        sizes = [max(least, 1e-9), max(most, 1e-9)]
+        rows, values = [], []
+        for active in sizes:
+            size = np.full(len(decodes), active)
+            above = size - sizes[0]
+            rows.append(np.stack([np.ones_like(size), decodes, prompt, starts, above], axis=1))
+            values.append(self._seconds(max_lora_rank, active, most))
+        matrix, floor = np.concatenate(rows), np.concatenate(values)
+        found = []
+        for load in _LOADS:
+            mix, spread = self._mix, 0.5 * (sizes[1] - sizes[0])
+            aim = np.array([1.0, load, load * mix.prompt, load * mix.requests, spread])
+            # In milliseconds, and scaled to about 1: HiGHS judges in absolute numbers.
+            scale = np.array([1.0, 100.0, 100.0, 10.0, max(most, 1.0)])
+            solved = linprog(
+                -aim / scale,
+                A_ub=matrix / scale,
+                b_ub=1e3 * floor,
+                bounds=(0.0, None),
+                method="highs",
+            )
+            if solved.x is None:
+                continue
+            slope = np.maximum(solved.x, 0.0) / scale / 1e3
+            slack = float(np.min(floor - matrix @ slope))
+            slope[0] = max(0.0, slope[0] + min(0.0, slack))  # rounding of the solver
+            found.append(StepBound(*(float(value) for value in slope), self._context))
+        return found or [StepBound(0.0, 0.0, 0.0, 0.0, 0.0, self._context)]
+
+    def _seconds(self, max_lora_rank: int, active: float, most: float) -> NDArray[np.float64]:
+        """The law on the grid, the fewest slots that hold the active adapters, without context.
+
+        Should more slots be quicker somewhere, the quickest of a ladder up to four times `most`.
+        """
+        import numpy as np
+
+        decodes, prompt, starts = self._points
+        seqs = decodes + starts
+        ones = np.ones_like(decodes)
+        values = []
+        for factor in (1.0, 1.5, 4.0):
+            slots = max(1.0, active * factor, most if factor > 1.0 else 0.0)
+            features = {
+                "prefill_tokens": prompt, "prefill_seqs": starts, "decode_seqs": decodes,
+                "seqs": seqs, "tokens": decodes + prompt, "context_tokens": 0.0 * ones,
+                "adapters": active * ones, "lora_seqs": seqs, "running": seqs,
+                "waiting": 0.0 * ones, "lora": ones, "max_loras": slots * ones,
+                "max_lora_rank": max_lora_rank * ones, "max_cpu_loras": slots * ones,
+                "served_adapters": slots * ones,
+            }  # fmt: skip
+            values.append(evaluate(self._terms, features) / 1e6)
+        return np.asarray(np.maximum(np.min(values, axis=0), 1e-6))
+
+    def _grid(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(decodes, prompt tokens, requests that start) of steps: corners of the law among them."""
+        import numpy as np
+
+        most_seqs = int(self._engine["max_num_seqs"])
+        budget = int(self._engine["max_num_batched_tokens"])
+        edges = {edge for term in self._terms for edge in _edges(term)}
+        around = {
+            int(edge) + step for edge in edges for step in (-1, 0, 1) if 0 <= edge + step <= budget
+        }
+        tokens = {value for value in _TOKENS if value <= budget} | around | {most_seqs, budget}
+        tokens |= {int(value) for value in np.geomspace(512, max(budget, 513), 8)}
+        prompts = {value for value in _PREFILLS if value <= budget} | {budget}
+        points = set()
+        for prompt in sorted(prompts):
+            for total in sorted(tokens):
+                for decodes in (total, total - prompt):
+                    if not 0 <= decodes <= min(most_seqs, budget - prompt):
+                        continue
+                    points |= {
+                        (decodes, prompt, starts)
+                        for starts in {min(prompt, 1), min(prompt, most_seqs - decodes, 64)}
+                        if decodes + starts > 0
+                    }
+        columns = np.array(sorted(points), dtype=np.float64).T
+        return columns[0], columns[1], columns[2]
+
+
+def _names(term: Mapping[str, Any], name: str) -> bool:
+    return any(_feature(factor) == name for factor in term["factors"])
+
+
+def _feature(factor: str | Mapping[str, Any]) -> str:
+    return factor if isinstance(factor, str) else str(factor["of"])
+
+
+def _edges(term: Mapping[str, Any]) -> Sequence[float]:
+    """Where a factor in the batch's size bends."""
+    return [
+        float(factor[bend])
+        for factor in term["factors"]
+        if not isinstance(factor, str)
+        and factor["of"] not in ("adapters", "max_lora_rank", "max_loras")
+        for bend in ("above", "at_most", "at_least")
+        if bend in factor
+    ]
