@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_ROUNDS = 12
-_ADDED = 8
-_ENOUGH = 2e-3
+_ROUNDS = 14
+_ADDED = 4
+_BUDGET = 100  # cells solved for one proposal: the first proposals are poor anyway
+_ENOUGH = 5e-3
 TOLERANCE = 1e-6
 
 
@@ -57,27 +58,31 @@ def lower_bound(relaxation: Relaxation, seed: int, guess: Bound | None = None) -
     best = Bound(0.0, seed, (0.0,) * count, None)
     cells: list[Cell] = []
     for _ in range(_ROUNDS):
-        found = pricer.most(prices, _ADDED)
-        if not found or found[0][0] <= 0.0:
+        value, found = pricer.most(prices, _ADDED, _BUDGET)
+        if value <= 0.0:
             break
-        value, tightest = found[0]
+        tightest = found[0][1]
         total = float(prices.sum()) / value
         if total > best.replicas:
             best = Bound(total, seed, _scaled(prices, value), tightest)
         if cells and value <= 1.0 + _ENOUGH:
             break
+        anchor = pricer.roomiest()
+        if anchor is not None and anchor not in cells:
+            cells.append(anchor)  # without slots for the highest rank there is no solution
         cells += [cell for _, cell in found if cell not in cells][:_ADDED]
         proposed = proposed_prices(count, [relaxation.rows(cell) for cell in cells])
         if proposed is None:
             break
-        prices = proposed
+        prices, used = proposed
+        # Few cells make a quick program; one that is needed again comes back.
+        cells = [cell for cell, kept in zip(cells, used, strict=True) if kept]
     return best
 
 
 def proven(relaxation: Relaxation, prices: NDArray[np.float64]) -> float:
     """What prices prove: their sum over the largest value of a replica, if that exceeds 1."""
-    found = Pricer(relaxation).most(prices)
-    value = found[0][0] if found else 0.0
+    value, _ = Pricer(relaxation).most(prices)
     return float(prices.sum()) / max(value, 1.0)
 
 

@@ -29,24 +29,45 @@ class Pricer:
         self._cells = list(relaxation.grid.cells())
         self._rows = np.zeros((len(self._cells), relaxation.problem.count))
         self._constants = np.zeros(len(self._cells))
+        self._guesses = np.zeros(len(self._cells))
         self._begun = False
 
-    def most(self, prices: Floats, count: int = 1) -> list[tuple[float, Cell]]:
-        """Cells with their values, the greatest first, which is exact; `count` of them or more."""
+    def most(
+        self, prices: Floats, count: int = 1, budget: int | None = None
+    ) -> tuple[float, list[tuple[float, Cell]]]:
+        """What no replica exceeds under the prices, and the cells of greatest value.
+
+        Cells are solved in the order of their bounds until no other can exceed the best, which is
+        then the exact maximum; or until `budget` were solved: the first value is an upper bound all
+        the same.
+        """
         import numpy as np
 
         if not self._begun:
             self._begin(prices)
         guesses = self._constants + np.maximum(prices - self._rows, 0.0).sum(axis=1)
+        self._guesses = guesses
         solved: dict[int, float] = {}
-        best = 0.0
+        best = ceiling = 0.0
         for index in np.argsort(-guesses, kind="stable").tolist():
             if guesses[index] <= best and len(solved) >= count:
+                break
+            if budget is not None and len(solved) >= budget:
+                ceiling = float(guesses[index])
                 break
             value = solved[index] = self._solve(index, prices)
             best = max(best, value)
         order = sorted(solved, key=lambda index: (-solved[index], index))
-        return [(solved[index], self._cells[index]) for index in order]
+        return max(best, ceiling), [(solved[index], self._cells[index]) for index in order]
+
+    def roomiest(self) -> Cell | None:
+        """A cell whose slots hold every rank, of the greatest value so far; None if none starts."""
+        rank = self.relaxation.grid.ranks[-1]
+        wide = [index for index, cell in enumerate(self._cells) if cell.max_lora_rank == rank]
+        possible = [index for index in wide if self._constants[index] > 0.0]
+        if not possible:
+            return None
+        return self._cells[max(possible, key=lambda index: (self._guesses[index], -index))]
 
     def _begin(self, prices: Floats) -> None:
         """Judge every cell by its single best row, or the mean of a time row and the slots'."""
@@ -123,8 +144,15 @@ def first_prices(relaxation: Relaxation) -> Floats:
     return np.asarray(relaxation.busy(bound) + active)
 
 
-def proposed_prices(count: int, cells: Sequence[Rows]) -> Floats | None:
-    """Prices from the linear program over some cells: split all items over fewest replicas."""
+def proposed_prices(
+    count: int, cells: Sequence[Rows]
+) -> tuple[Floats, NDArray[np.bool_]] | None:
+    """Prices from the linear program over some cells: split all items over fewest replicas.
+
+    Returns
+    -------
+    prices, and which cells hold replicas in the solution; None where the solver found none.
+    """
     import numpy as np
     from scipy import sparse
     from scipy.optimize import linprog
@@ -146,4 +174,5 @@ def proposed_prices(count: int, cells: Sequence[Rows]) -> Floats | None:
     )
     if solved.x is None:
         return None
-    return np.asarray(np.maximum(-solved.ineqlin.marginals[:count], 0.0))
+    prices = np.asarray(np.maximum(-solved.ineqlin.marginals[:count], 0.0))
+    return prices, np.asarray(solved.x[item < 0] > 1e-9)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pytwin.config import LORA_RANKS, EngineConfig
 from pytwin.errors import ConfigError, WorkloadError
 from pytwin.learn.describe import MAX_CONNECTIONS, Setting
+from pytwin.learn.lengths import length_moments
 from pytwin.learn.question import Objective
 from pytwin.workload import Adapters
 from pytwin.workload.adapter_set import AdapterGroup
@@ -133,6 +134,16 @@ class Problem:
     def laws(self) -> tuple[LengthLaw | None, ...]:
         """Length law of each item, None for the shared one."""
         return tuple(group.lengths for group in self.items.groups for _ in range(group.count))
+
+    @cached_property
+    def loads(self) -> tuple[float, ...]:
+        """Offered tokens per second of each item: rate x mean tokens of a request."""
+        profile = self.server.loaded_profile
+        shared = length_moments(self.lengths, profile).requested
+        return tuple(
+            rate * (shared if law is None else length_moments(law, profile).requested)
+            for rate, law in zip(self.rates_rps, self.laws, strict=True)
+        )
 
     @property
     def count(self) -> int:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PREFILLS = (0, 1, 16, 64, 128, 256, 512, 1024, 2048)
-_TOKENS = (0, 1, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-_LOADS = (40.0, 120.0, 300.0, 600.0)
+_PREFILLS = (0, 1, 128, 512)
+_TOKENS = (0, 1, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+_LOADS = (60.0, 200.0, 500.0)
 """Decodes per step at which the bounds are made as high as they can be."""
 
 
@@ -138,7 +138,7 @@ class StepLaw:
             int(edge) + step for edge in edges for step in (-1, 0, 1) if 0 <= edge + step <= budget
         }
         tokens = {value for value in _TOKENS if value <= budget} | around | {most_seqs, budget}
-        tokens |= {int(value) for value in np.geomspace(512, max(budget, 513), 8)}
+        tokens |= {int(value) for value in np.geomspace(512, max(budget, 513), 5)}
         prompts = {value for value in _PREFILLS if value <= budget} | {budget}
         points = set()
         for prompt in sorted(prompts):

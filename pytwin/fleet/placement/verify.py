@@ -125,6 +125,10 @@ class Verifier:
         """What was found of a set before; None if it was never simulated."""
         return self._best.get(items)
 
+    def verified_sets(self) -> list[Items]:
+        """Every set that was found to hold, in the order in which they were tried."""
+        return [items for items, verdict in self._best.items() if verdict.ok]
+
     def judge(self, pairs: Sequence[tuple[Items, Setting]]) -> list[Verdict]:
         """Verdicts of sets under given settings, seed by seed until one fails."""
         left = list(dict.fromkeys(pair for pair in pairs if pair not in self._known))
