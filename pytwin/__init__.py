@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytwin.errors import DataError as DataError
     from pytwin.errors import PytwinError as PytwinError
     from pytwin.errors import WorkloadError as WorkloadError
+    from pytwin.fleet.placement import plan as plan
     from pytwin.learn.ask import recommend as recommend
     from pytwin.learn.ask import recommend_fleet as recommend_fleet
     from pytwin.learn.changes import busier as busier
@@ -50,6 +51,7 @@ _HOMES = {
     "DataError": "pytwin.errors",
     "PytwinError": "pytwin.errors",
     "WorkloadError": "pytwin.errors",
+    "plan": "pytwin.fleet.placement",
     "recommend": "pytwin.learn.ask",
     "recommend_fleet": "pytwin.learn.ask",
     "busier": "pytwin.learn.changes",

@@ -23,6 +23,7 @@ class Replica:
     verified: whether the twin found that it holds, under every seed.
     measured: what the twin measured, per seed.
     moved: adapters that are not on it today; None without a current placement.
+    copies_of: which copy of each adapter it holds; None where there is one of each.
     """
 
     setting: Setting
@@ -31,6 +32,7 @@ class Replica:
     measured: tuple[dict[str, Any], ...]
     rate_rps: float
     moved: tuple[str, ...] | None = None
+    copies_of: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Plan:
         }
         if replica.moved is not None:
             document["moved"] = list(replica.moved)
+        if replica.copies_of is not None:
+            document["copies_of"] = replica.copies_of
         return document
 
     def to_yaml(self) -> str:

@@ -91,5 +91,3 @@ def _scaled(prices: NDArray[np.float64], value: float) -> tuple[float, ...]:
     import numpy as np
 
     return tuple((np.floor(prices / value * 1e9) / 1e9).tolist())
-
-

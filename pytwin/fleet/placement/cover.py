@@ -37,7 +37,7 @@ def covered_by_pool(search: Search, items: Items, below: int) -> Parts | None:
     for _ in range(_ROUNDS):
         solved = milp(
             np.ones(len(pool)),
-            integrality=np.ones(len(pool)),
+            integrality=np.ones(len(pool), dtype=np.int64),
             bounds=Bounds(0, 1),
             constraints=constraints,
             options={"node_limit": _NODES, "presolve": True},

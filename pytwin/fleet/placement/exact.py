@@ -20,7 +20,9 @@ def fewest(verifier: Verifier, items: Items, below: int | None = None) -> Parts 
     most = len(items) if below is None else min(len(items), below - 1)
     for replicas in range(1, most + 1):
         for parts in partitions(sorted(items), replicas):
-            if all(_holds(verifier, part) for part in sorted(parts, key=lambda p: (-len(p), sorted(p)))):
+            if all(
+                _holds(verifier, part) for part in sorted(parts, key=lambda p: (-len(p), sorted(p)))
+            ):
                 return parts
     return None
 

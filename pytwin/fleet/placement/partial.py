@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytwin.fleet.placement.baselines import Parts
-from pytwin.fleet.placement.bound import Bound
 from pytwin.fleet.placement.problem import Items, Problem
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def most_load(solver: Solver, method: Method, items: Items, replicas: int) -> Pa
     groups: dict[int, list[int]] = {}
     for item in sorted(items):
         groups.setdefault(problem.adapter_of(item), []).append(item)
-    order = sorted(
-        groups, key=lambda a: (-problem.loads[groups[a][0]] / prices[groups[a][0]], a)
-    )
+    order = sorted(groups, key=lambda a: (-problem.loads[groups[a][0]] / prices[groups[a][0]], a))
     best: Parts = ()
     low, high = 0, len(order)
     while low < high:
@@ -52,17 +50,15 @@ def _added(solver: Solver, state: list[Items], item: int) -> None:
         state[target] = grown
 
 
-def most_tokens(problem: Problem, bound: Bound, replicas: int) -> float:
+def most_tokens(problem: Problem, prices: Sequence[float], replicas: int) -> float:
     """Offered tokens/s that so many replicas serve at most.
 
     Each holds items of a price of at most 1 in all, so that a knapsack of `replicas` bounds them.
     """
     room, served = float(replicas), 0.0
-    order = sorted(
-        range(problem.count), key=lambda k: -problem.loads[k] / max(bound.prices[k], 1e-300)
-    )
+    order = sorted(range(problem.count), key=lambda k: -problem.loads[k] / max(prices[k], 1e-300))
     for item in order:
-        price = bound.prices[item]
+        price = prices[item]
         share = 1.0 if price <= room else room / price
         served += share * problem.loads[item]
         room -= share * price

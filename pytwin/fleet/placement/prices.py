@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytwin.fleet.placement.relaxation import Cell, Relaxation, Rows
 
@@ -107,9 +107,7 @@ class Pricer:
             total = float(multipliers.sum())
             if total > 0.0:
                 self._keep(index, rows, total, multipliers @ rows.weights / total)
-        return float(
-            self._constants[index] + np.maximum(prices - self._rows[index], 0.0).sum()
-        )
+        return float(self._constants[index] + np.maximum(prices - self._rows[index], 0.0).sum())
 
     def _keep(self, index: int, rows: Rows, multiplier: float, weights: Floats) -> None:
         import numpy as np
@@ -144,9 +142,7 @@ def first_prices(relaxation: Relaxation) -> Floats:
     return np.asarray(relaxation.busy(bound) + active)
 
 
-def proposed_prices(
-    count: int, cells: Sequence[Rows]
-) -> tuple[Floats, NDArray[np.bool_]] | None:
+def proposed_prices(count: int, cells: Sequence[Rows]) -> tuple[Floats, NDArray[np.bool_]] | None:
     """Prices from the linear program over some cells: split all items over fewest replicas.
 
     Returns
@@ -159,15 +155,16 @@ def proposed_prices(
 
     # Columns of a cell: its replicas, then the items' amounts.
     blocks = [np.hstack([-np.ones((len(rows.weights), 1)), rows.weights]) for rows in cells]
-    limits = sparse.block_diag(blocks, format="csr")
+    limits: Any = sparse.block_diag(blocks, format="csr")
     item = np.concatenate([np.concatenate([[-1], rows.items]) for rows in cells])
     columns = np.flatnonzero(item >= 0)
-    cover = sparse.csr_matrix(
+    cover: Any = sparse.csr_matrix(
         (-np.ones(len(columns)), (item[columns], columns)), shape=(count, len(item))
     )
+    rows: Any = sparse.vstack([cover, limits])  # the solver takes it, its stubs do not
     solved = linprog(
         (item < 0).astype(float),
-        A_ub=sparse.vstack([cover, limits]),
+        A_ub=rows,
         b_ub=np.concatenate([-np.ones(count), np.zeros(limits.shape[0])]),
         bounds=(0.0, None),
         method="highs",

@@ -29,9 +29,7 @@ class Search:
     current: sets that are served together today, or none.
     """
 
-    def __init__(
-        self, verifier: Verifier, prices: Sequence[float], current: Parts = ()
-    ) -> None:
+    def __init__(self, verifier: Verifier, prices: Sequence[float], current: Parts = ()) -> None:
         self.verifier = verifier
         self.problem: Problem = verifier.problem
         self.prices = prices
@@ -159,10 +157,10 @@ class Search:
         outs += [k for k in sorted(full) if self.problem.ranks[k] == widest][:1]
         moves = [(frozenset({k}), frozenset[int]()) for k in dict.fromkeys(outs) if len(full) > 1]
         for k in sorted(full, key=lambda k: (-self.prices[k], k))[:3]:
-            for b in sorted(free, key=lambda b: (abs(self.prices[k] - self.prices[b] - wanted), b))[
-                :1
-            ]:
-                moves.append((frozenset({k}), frozenset({b})))
+            aim = self.prices[k] - wanted
+            back = min(free, key=lambda b: (abs(self.prices[b] - aim), b), default=None)
+            if back is not None:
+                moves.append((frozenset({k}), frozenset({back})))
         return moves
 
     def mended(self, parts: Parts) -> Parts | None:

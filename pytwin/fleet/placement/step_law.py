@@ -20,9 +20,10 @@ _LOADS = (60.0, 200.0, 500.0)
 
 @dataclass(frozen=True)
 class StepBound:
-    """A step takes at least
+    """A linear lower bound of a step's seconds.
+
     base + decode x decodes + prompt x prompt tokens + request x requests that start
-    + adapter x (active adapters - least) + context x KV entries read, in seconds.
+    + adapter x (active adapters - least) + context x KV entries read.
 
     Holds for steps with least <= active adapters <= most, at rank `max_lora_rank`, with at least
     as many slots as active adapters. No coefficient is negative.
@@ -100,7 +101,7 @@ class StepLaw:
             slope = np.maximum(solved.x, 0.0) / scale / 1e3
             slack = float(np.min(floor - matrix @ slope))
             slope[0] = max(0.0, slope[0] + min(0.0, slack))  # rounding of the solver
-            found.append(StepBound(*(float(value) for value in slope), self._context))
+            found.append(StepBound(*slope.tolist(), self._context))
         return found or [StepBound(0.0, 0.0, 0.0, 0.0, 0.0, self._context)]
 
     def _seconds(self, max_lora_rank: int, active: float, most: float) -> NDArray[np.float64]:

@@ -100,9 +100,7 @@ class Verifier:
         """
         listed = list(sets)
         waiting = {
-            items: self.tries(items)
-            for items in dict.fromkeys(listed)
-            if items not in self._best
+            items: self.tries(items) for items in dict.fromkeys(listed) if items not in self._best
         }
         seen: dict[Items, list[Verdict]] = {items: [] for items in waiting}
         turn = 0
@@ -143,9 +141,7 @@ class Verifier:
             left = [pair for pair in left if pair not in self._known]
         return [self._known[pair] for pair in pairs]
 
-    def _simulated(
-        self, pairs: Sequence[tuple[Items, Setting]], seed: int
-    ) -> list[dict[str, Any]]:
+    def _simulated(self, pairs: Sequence[tuple[Items, Setting]], seed: int) -> list[dict[str, Any]]:
         if not pairs:
             return []
         problem, objective = self.problem, self.problem.objective
@@ -181,7 +177,9 @@ class Verifier:
         problem, objective = self.problem, self.problem.objective
         under = f"seed {seed}: "
         if row["stop_reason"] == "starving" or row["starved"] or row["refused"]:
-            return f"{under}starves, {100 * (row['served_ratio'] or 0.0):.1f} % of the tokens served"
+            return (
+                f"{under}starves, {100 * (row['served_ratio'] or 0.0):.1f} % of the tokens served"
+            )
         if objective.name == "slo":
             missing = row["adapters_in_groups_missing_slo"]
             if missing:

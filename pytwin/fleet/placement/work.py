@@ -72,7 +72,7 @@ def realised(problem: Problem, seed: int) -> Work:
     prompt, output = rows["prompt_tokens"].astype(float), rows["output_tokens"].astype(float)
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(adapter, values, minlength=problem.count)
+        return np.bincount(adapter, values, minlength=problem.count).astype(np.float64)
 
     order = np.lexsort((rows["arrival_s"], adapter))
     ends = np.searchsorted(adapter[order], np.arange(1, problem.count))

@@ -21,9 +21,9 @@ from pytwin.workload.lengths import ConstantLengths, LengthLaw, ShareGpt, as_len
 
 RULE = (
     "under every seed: starts; throughput above 0.9 of the realised tokens; no group of equal "
-    f"adapters misses the objectives; at the end at most max({WAITING}, arrivals/s x TTFT) requests "
-    f"wait and max({IN_FLIGHT} mean requests, what arrives in TTFT + output x TPOT seconds) of the "
-    "tokens are unserved; the mean step is at most TPOT"
+    f"adapters misses the objectives; at the end at most max({WAITING}, arrivals/s x TTFT) "
+    f"requests wait, and max({IN_FLIGHT} mean requests, what arrives in TTFT + output x TPOT "
+    "seconds) of the tokens are unserved; the mean step is at most TPOT"
 )
 
 
@@ -141,6 +141,12 @@ def _replicas(solver: Solver, parts: Parts, moved: list[Items] | None) -> tuple[
     def names(items: Items) -> tuple[str, ...]:
         return tuple(problem.names[k] for k in sorted(problem.adapter_of(item) for item in items))
 
+    def copies_of(items: Items) -> dict[str, int] | None:
+        if problem.copies == 1:
+            return None
+        count = problem.adapters.count
+        return {problem.names[k % count]: k // count for k in sorted(items)}
+
     return tuple(
         Replica(
             setting=verdict.setting,
@@ -149,6 +155,7 @@ def _replicas(solver: Solver, parts: Parts, moved: list[Items] | None) -> tuple[
             measured=verdict.measured,
             rate_rps=sum(problem.rates_rps[item] for item in sorted(part)),
             moved=None if moved is None else names(moved[number]),
+            copies_of=copies_of(part),
         )
         for number, (part, verdict) in enumerate(
             zip(parts, solver.verifier.best(parts), strict=True)
@@ -176,7 +183,7 @@ def _certificate(
         if not parts:
             return certificate | {"by": None}, None, None
         served = sum(problem.loads[item] for part in parts for item in sorted(part))
-        most = most_tokens(problem, bound, problem.max_replicas or len(parts))
+        most = most_tokens(problem, bound.prices, problem.max_replicas or len(parts))
         if outcome.enumerated:
             most = served
         gap = max(0.0, 1.0 - served / most) if most > 0 else 0.0
