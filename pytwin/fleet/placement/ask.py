@@ -231,7 +231,7 @@ def question(problem: Problem) -> dict[str, Any]:
     elif isinstance(law, ConstantLengths):
         lengths = [law.prompt_tokens, law.output_tokens]
     return {
-        "server": problem.server.model_dump(exclude_unset=True),
+        "server": problem.server.model_dump(exclude_unset=True, exclude_none=True),
         "lengths": lengths,
         "objective": problem.objective.name,
         "ttft_slo_ms": problem.objective.ttft_ms,

@@ -48,7 +48,7 @@ def check(
     ------
     DataError: no plan at all.
     """
-    document = plan if isinstance(plan, Mapping) else read_json(plan)
+    document = read_json(plan) if isinstance(plan, (str, PathLike)) else plan
     try:
         problem = _problem(document, adapters, lengths)
         return Checker(document, problem, workers).complaints()
@@ -138,6 +138,8 @@ class Checker:
                 found.append(f"adapter {name} is on {count} replicas, must be on {wanted}")
         found += [f"unplaced {name} is not in the fleet" for name in unplaced if name not in number]
         most = problem.max_replicas
+        if most is None and unplaced and self.replicas:
+            found.append(f"{len(unplaced)} adapters are unplaced, though replicas are not limited")
         if most is not None and len(self.replicas) > most:
             found.append(f"{len(self.replicas)} replicas exceed max_replicas ({most})")
         return found

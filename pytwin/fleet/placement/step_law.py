@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PREFILLS = (0, 1, 128, 512)
 _TOKENS = (0, 1, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+_SIZES, _DENSE = 3, 17
 _LOADS = (60.0, 200.0, 500.0)
 """Decodes per step at which the bounds are made as high as they can be."""
 
@@ -66,6 +66,14 @@ class StepLaw:
         self._engine = engine
         self._mix = mix
         self._points = self._grid()
+        self._adapter_edges = {
+            float(factor[bend])
+            for term in self._terms
+            for factor in term["factors"]
+            if not isinstance(factor, str) and factor["of"] == "adapters"
+            for bend in ("above", "at_most", "at_least")
+            if bend in factor
+        }
         self.least_s = float(self._seconds(1, 0.0, 0.0).min())
         """Of any step, in seconds."""
 
@@ -74,18 +82,12 @@ class StepLaw:
         import numpy as np
         from scipy.optimize import linprog
 
-        decodes, prompt, starts = self._points
-        sizes = [max(least, 1e-9), max(most, 1e-9)]
-        rows, values = [], []
-        for active in sizes:
-            size = np.full(len(decodes), active)
-            above = size - sizes[0]
-            rows.append(np.stack([np.ones_like(size), decodes, prompt, starts, above], axis=1))
-            values.append(self._seconds(max_lora_rank, active, most))
-        matrix, floor = np.concatenate(rows), np.concatenate(values)
+        low, high = max(least, 1e-9), max(most, 1e-9)
+        matrix, floor = self._samples(max_lora_rank, low, high, _SIZES)
+        dense, dense_floor = self._samples(max_lora_rank, low, high, _DENSE)
         found = []
         for load in _LOADS:
-            mix, spread = self._mix, 0.5 * (sizes[1] - sizes[0])
+            mix, spread = self._mix, 0.5 * (high - low)
             aim = np.array([1.0, load, load * mix.prompt, load * mix.requests, spread])
             # In milliseconds, and scaled to about 1: HiGHS judges in absolute numbers.
             scale = np.array([1.0, 100.0, 100.0, 10.0, max(most, 1.0)])
@@ -99,10 +101,28 @@ class StepLaw:
             if solved.x is None:
                 continue
             slope = np.maximum(solved.x, 0.0) / scale / 1e3
-            slack = float(np.min(floor - matrix @ slope))
-            slope[0] = max(0.0, slope[0] + min(0.0, slack))  # rounding of the solver
-            found.append(StepBound(*slope.tolist(), self._context))
+            # Slots times adapters bend between the samples, and solvers round.
+            slope[0] += min(0.0, float(np.min(dense_floor - dense @ slope)))
+            if slope[0] < 0.0:
+                continue
+            found.append(StepBound(*map(float, slope), context=self._context))
         return found or [StepBound(0.0, 0.0, 0.0, 0.0, 0.0, self._context)]
+
+    def _samples(
+        self, max_lora_rank: int, low: float, high: float, count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Steps with active adapters from low to high: what a bound multiplies, and their times."""
+        import numpy as np
+
+        decodes, prompt, starts = self._points
+        ones = np.ones_like(decodes)
+        sizes = {*np.linspace(low, high, count).tolist()}
+        sizes |= {edge for edge in self._adapter_edges if low < edge < high}
+        rows, values = [], []
+        for active in sorted(sizes):
+            rows.append(np.stack([ones, decodes, prompt, starts, (active - low) * ones], axis=1))
+            values.append(self._seconds(max_lora_rank, active, high))
+        return np.concatenate(rows), np.concatenate(values)
 
     def _seconds(self, max_lora_rank: int, active: float, most: float) -> NDArray[np.float64]:
         """The law on the grid, the fewest slots that hold the active adapters, without context.
@@ -140,18 +160,18 @@ class StepLaw:
         }
         tokens = {value for value in _TOKENS if value <= budget} | around | {most_seqs, budget}
         tokens |= {int(value) for value in np.geomspace(512, max(budget, 513), 5)}
-        prompts = {value for value in _PREFILLS if value <= budget} | {budget}
+        # Between the edges the law is linear in each number: its extremes are at these corners.
         points = set()
-        for prompt in sorted(prompts):
-            for total in sorted(tokens):
-                for decodes in (total, total - prompt):
-                    if not 0 <= decodes <= min(most_seqs, budget - prompt):
-                        continue
-                    points |= {
-                        (decodes, prompt, starts)
-                        for starts in {min(prompt, 1), min(prompt, most_seqs - decodes, 64)}
-                        if decodes + starts > 0
-                    }
+        for total in sorted(tokens):
+            for prompt in {0, 1, total // 2, total - 1, total}:
+                decodes = total - prompt
+                if prompt < 0 or decodes < 0 or decodes > most_seqs:
+                    continue
+                points |= {
+                    (decodes, prompt, starts)
+                    for starts in {min(prompt, 1), min(prompt, most_seqs - decodes, 64)}
+                    if decodes + starts > 0
+                }
         columns = np.array(sorted(points), dtype=np.float64).T
         return columns[0], columns[1], columns[2]
 

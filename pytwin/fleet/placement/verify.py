@@ -133,7 +133,7 @@ class Verifier:
         rows: dict[tuple[Items, Setting], list[dict[str, Any]]] = {pair: [] for pair in left}
         for seed in self.problem.seeds:
             for pair, row in zip(left, self._simulated(left, seed), strict=True):
-                reason = self._reason(pair[0], seed, row)
+                reason = self.reason(pair[0], seed, row)
                 if row["status"] == "ok":
                     rows[pair].append({"seed": seed} | {name: row[name] for name in MEASURED})
                 if reason is not None or seed == self.problem.seeds[-1]:
@@ -170,7 +170,7 @@ class Verifier:
             found.append(row)
         return found
 
-    def _reason(self, items: Items, seed: int, row: dict[str, Any]) -> str | None:
+    def reason(self, items: Items, seed: int, row: dict[str, Any]) -> str | None:
         """Why a replica does not hold under a seed; None if it does. One line."""
         if row["status"] != "ok":
             return f"cannot start: {row['error']}"
