@@ -72,7 +72,9 @@ def enumerated(case: dict[str, Any]) -> int | None:
             )
             specs = [twin.spec_json(server, traffic, seed=seed) for seed in problem.seeds]
             columns = _core.simulate_many(twin.library, specs, 2)
-            rows = [{name: values[k] for name, values in columns.items()} for k in range(len(specs))]
+            rows = [
+                {name: values[k] for name, values in columns.items()} for k in range(len(specs))
+            ]
             if all(
                 judge.reason(items, seed, row) is None
                 for seed, row in zip(problem.seeds, rows, strict=True)
@@ -129,9 +131,7 @@ def large(only: str | None) -> None:
     for name, (count, rate, exponent) in LARGE.items():
         if only and only not in name:
             continue
-        fleet = pt.adapters_zipf(
-            count, total_rate_rps=rate, exponent=exponent, ranks=[8, 16, 32]
-        )
+        fleet = pt.adapters_zipf(count, total_rate_rps=rate, exponent=exponent, ranks=[8, 16, 32])
         begun = time.perf_counter()
         found = plan(PROFILES[0], fleet)
         took = time.perf_counter() - begun

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytwin import _core
 from pytwin.fleet.placement.active import covered, least_kept
 from pytwin.fleet.placement.problem import Problem, least_lora_rank
-from pytwin.fleet.placement.step_law import Mix, StepBound, StepLaw
+from pytwin.fleet.placement.step_law import Mix, StepBound, step_law
 from pytwin.fleet.placement.verify import IN_FLIGHT, unserved_share
 from pytwin.fleet.placement.work import Work
 from pytwin.simulation import Twin
@@ -69,12 +69,20 @@ class Grid:
         whole = problem.settings(frozenset(range(problem.count)))[-1]
         engine = problem.configured(whole).resolved()
         decodes = max(float((work.output - work.requests).sum()), 1.0)
-        mix = Mix(float(work.prompt.sum()) / decodes, float(work.requests.sum()) / decodes)
-        self.law = StepLaw(problem.server.loaded_profile.data, engine, mix)
+        # Rounded, so that fleets of like lengths share the bounds, which hold for any mix.
+        mix = Mix(
+            float(f"{work.prompt.sum() / decodes:.1g}"),
+            float(f"{work.requests.sum() / decodes:.1g}"),
+        )
+        self.law = step_law(
+            problem.server.loaded_profile,
+            int(engine["max_num_seqs"]),
+            int(engine["max_num_batched_tokens"]),
+            mix,
+        )
         self.steps = self._step_edges()
         self.adapters = self._adapter_edges()
         self.ranks = sorted({least_lora_rank(rank) for rank in problem.ranks})
-        self._bounds: dict[tuple[int, int], list[StepBound]] = {}
         self._held: dict[tuple[int, int], float] = {}
         self._twin = Twin()
 
@@ -116,11 +124,7 @@ class Grid:
 
     def step_bounds(self, rank: int, adapters: int) -> list[StepBound]:
         """Linear bounds of the step time in a cell."""
-        known = self._bounds.get((rank, adapters))
-        if known is None:
-            low, high = self.adapters[adapters], self.adapters[adapters + 1]
-            known = self._bounds[rank, adapters] = self.law.bounds(rank, low, high)
-        return known
+        return self.law.bounds(rank, self.adapters[adapters], self.adapters[adapters + 1])
 
 
 class Relaxation:

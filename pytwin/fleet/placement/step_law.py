@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pytwin.calibrate.terms import evaluate
+from pytwin.catalog import Profile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +47,13 @@ class Mix:
     requests: float
 
 
+@lru_cache(maxsize=16)
+def step_law(profile: Profile, max_num_seqs: int, max_num_batched_tokens: int, mix: Mix) -> StepLaw:
+    """The law of a server, made once: its bounds take most of a small fleet's time."""
+    engine = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
+    return StepLaw(profile.data, engine, mix)
+
+
 class StepLaw:
     """A profile's step time, bounded from below.
 
@@ -64,6 +73,7 @@ class StepLaw:
         self._context = max(0.0, sum(float(term["coefficient"]) for term in plain)) / 1e6
         self._terms = [term for term in terms if term not in plain and term not in mixed]
         self._engine = engine
+        self._known: dict[tuple[int, float, float], list[StepBound]] = {}
         self._mix = mix
         self._points = self._grid()
         self._adapter_edges = {
@@ -79,6 +89,12 @@ class StepLaw:
 
     def bounds(self, max_lora_rank: int, least: float, most: float) -> list[StepBound]:
         """Bounds for a range of active adapters, each tight at another load."""
+        key = (max_lora_rank, least, most)
+        if key not in self._known:
+            self._known[key] = self._found(*key)
+        return self._known[key]
+
+    def _found(self, max_lora_rank: int, least: float, most: float) -> list[StepBound]:
         import numpy as np
         from scipy.optimize import linprog
 
@@ -105,7 +121,7 @@ class StepLaw:
             slope[0] += min(0.0, float(np.min(dense_floor - dense @ slope)))
             if slope[0] < 0.0:
                 continue
-            found.append(StepBound(*map(float, slope), context=self._context))
+            found.append(StepBound(*(float(value) for value in (*slope, self._context))))
         return found or [StepBound(0.0, 0.0, 0.0, 0.0, 0.0, self._context)]
 
     def _samples(
