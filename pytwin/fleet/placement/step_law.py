@@ -69,7 +69,8 @@ class StepLaw:
         plain = [term for term in terms if list(term["factors"]) == ["context_tokens"]]
         mixed = [term for term in terms if term not in plain and _names(term, "context_tokens")]
         # Left out where they add time; a product with context that shortens a step is unknown here.
-        self.supported = all(term["coefficient"] >= 0 for term in mixed)
+        waits = [term for term in terms if _names(term, "waiting")]
+        self.supported = all(term["coefficient"] >= 0 for term in (*mixed, *waits))
         self._context = max(0.0, sum(float(term["coefficient"]) for term in plain)) / 1e6
         self._terms = [term for term in terms if term not in plain and term not in mixed]
         self._engine = engine
@@ -98,6 +99,8 @@ class StepLaw:
         import numpy as np
         from scipy.optimize import linprog
 
+        if not self.supported:  # a step of unknown length: memory and slots still bound
+            return [StepBound(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)]
         low, high = max(least, 1e-9), max(most, 1e-9)
         matrix, floor = self._samples(max_lora_rank, low, high, _SIZES)
         dense, dense_floor = self._samples(max_lora_rank, low, high, _DENSE)
