@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytwin.fleet.cluster import Replica as Replica
     from pytwin.fleet.cluster import Router as Router
     from pytwin.fleet.cluster import simulate_fleet as simulate_fleet
+    from pytwin.fleet.placement import plan as plan
     from pytwin.learn.ask import recommend as recommend
     from pytwin.learn.ask import recommend_fleet as recommend_fleet
     from pytwin.learn.changes import busier as busier
@@ -60,6 +61,7 @@ _HOMES = {
     "Replica": "pytwin.fleet.cluster",
     "Router": "pytwin.fleet.cluster",
     "simulate_fleet": "pytwin.fleet.cluster",
+    "plan": "pytwin.fleet.placement",
     "recommend": "pytwin.learn.ask",
     "recommend_fleet": "pytwin.learn.ask",
     "busier": "pytwin.learn.changes",

@@ -52,6 +52,12 @@ _VERBS = (
         "How many adapters to serve, in how many slots, without starvation.",
     ),
     (
+        "plan",
+        "pytwin.cli.plan:plan",
+        "cli/plan.py",
+        "Which adapters on which replica: the fewest GPUs without starvation.",
+    ),
+    (
         "learn",
         "pytwin.cli.learn:app",
         "cli/learn.py",

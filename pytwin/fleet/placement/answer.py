@@ -1,0 +1,126 @@
+"""A plan: replicas with their settings, what is left out, and the certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pytwin.config import EngineConfig
+from pytwin.learn.answer import serve_line
+from pytwin.learn.describe import Setting
+
+Status = Literal["optimal", "verified", "partial", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One server of a plan.
+
+    Attributes
+    ----------
+    setting: max_loras, max_lora_rank, adapters.
+    adapters: names.
+    verified: whether the twin found that it holds, under every seed.
+    measured: what the twin measured, per seed.
+    moved: adapters that are not on it today; None without a current placement.
+    copies_of: which copy of each adapter it holds; None where there is one of each.
+    """
+
+    setting: Setting
+    adapters: tuple[str, ...]
+    verified: bool
+    measured: tuple[dict[str, Any], ...]
+    rate_rps: float
+    moved: tuple[str, ...] | None = None
+    copies_of: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Adapters on replicas.
+
+    Attributes
+    ----------
+    status: "optimal" (as few replicas as the lower bound), "verified", "partial" (some adapters on
+        no replica), "infeasible".
+    reason: of an infeasible or partial plan; one line.
+    lower_bound: no plan that the twin verifies has fewer replicas; None where some are left out.
+    gap: (replicas - lower_bound) / replicas; of a partial plan the share of the load that might be
+        served beyond what is.
+    moves: adapters that change their replica; None without a current placement.
+    certificate: what proves the bound, and under which seeds replicas were verified.
+    """
+
+    server: EngineConfig
+    status: Status
+    method: str
+    reason: str | None = None
+    replicas: tuple[Replica, ...] = ()
+    lower_bound: int | None = None
+    gap: float | None = None
+    unplaced: tuple[str, ...] = ()
+    moves: int | None = None
+    certificate: dict[str, Any] = field(default_factory=dict)
+    question: dict[str, Any] = field(default_factory=dict)
+    simulations: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it; the keys of the command line's `--format json`."""
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "method": self.method,
+            "replicas_used": len(self.replicas),
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+            "unplaced": list(self.unplaced),
+            "moves": self.moves,
+            "replicas": [self._replica(number, item) for number, item in enumerate(self.replicas)],
+            "question": self.question,
+            "certificate": self.certificate,
+            "simulations": self.simulations,
+        }
+
+    def _replica(self, number: int, replica: Replica) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "name": f"replica-{number}",
+            "settings": _settings(replica.setting),
+            "adapters": list(replica.adapters),
+            "rate_rps": replica.rate_rps,
+            "verified": replica.verified,
+            "vllm_serve": serve_line(self.server, replica.setting),
+            "measured": [dict(row) for row in replica.measured],
+        }
+        if replica.moved is not None:
+            document["moved"] = list(replica.moved)
+        if replica.copies_of is not None:
+            document["copies_of"] = replica.copies_of
+        return document
+
+    def to_yaml(self) -> str:
+        """Replicas, their arguments and adapters, for whatever starts servers."""
+        import yaml
+
+        entries = [
+            {
+                "name": f"replica-{number}",
+                "model": self.server.loaded_profile.model,
+                "args": serve_line(self.server, replica.setting).split()[3:],
+                "adapters": list(replica.adapters),
+            }
+            for number, replica in enumerate(self.replicas)
+        ]
+        document = {
+            "status": self.status,
+            "replicas": entries,
+            "unplaced": list(self.unplaced),
+        }
+        return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000))
+
+
+def _settings(setting: Setting) -> dict[str, int]:
+    return {
+        "max_loras": setting.max_loras,
+        "max_cpu_loras": setting.max_cpu_loras,
+        "max_lora_rank": setting.max_lora_rank,
+    }
