@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pytwin.errors import DataError as DataError
     from pytwin.errors import PytwinError as PytwinError
     from pytwin.errors import WorkloadError as WorkloadError
+    from pytwin.fleet.logs import TrafficLaw as TrafficLaw
+    from pytwin.fleet.logs import fleet_traffic as fleet_traffic
+    from pytwin.fleet.logs import read_log as read_log
     from pytwin.learn.ask import recommend as recommend
     from pytwin.learn.ask import recommend_fleet as recommend_fleet
     from pytwin.learn.changes import busier as busier
@@ -50,6 +53,9 @@ _HOMES = {
     "DataError": "pytwin.errors",
     "PytwinError": "pytwin.errors",
     "WorkloadError": "pytwin.errors",
+    "TrafficLaw": "pytwin.fleet.logs",
+    "fleet_traffic": "pytwin.fleet.logs",
+    "read_log": "pytwin.fleet.logs",
     "recommend": "pytwin.learn.ask",
     "recommend_fleet": "pytwin.learn.ask",
     "busier": "pytwin.learn.changes",
