@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pytwin.fleet.cluster import Replica as Replica
     from pytwin.fleet.cluster import Router as Router
     from pytwin.fleet.cluster import simulate_fleet as simulate_fleet
+    from pytwin.fleet.logs import TrafficLaw as TrafficLaw
+    from pytwin.fleet.logs import fleet_traffic as fleet_traffic
+    from pytwin.fleet.logs import read_log as read_log
     from pytwin.fleet.placement import plan as plan
     from pytwin.learn.ask import recommend as recommend
     from pytwin.learn.ask import recommend_fleet as recommend_fleet
@@ -62,6 +65,9 @@ _HOMES = {
     "Router": "pytwin.fleet.cluster",
     "simulate_fleet": "pytwin.fleet.cluster",
     "plan": "pytwin.fleet.placement",
+    "TrafficLaw": "pytwin.fleet.logs",
+    "fleet_traffic": "pytwin.fleet.logs",
+    "read_log": "pytwin.fleet.logs",
     "recommend": "pytwin.learn.ask",
     "recommend_fleet": "pytwin.learn.ask",
     "busier": "pytwin.learn.changes",

@@ -49,7 +49,7 @@ def test_table_and_csv(log, cli):
 
 
 def test_auto_chooses_and_says_what(log, cli):
-    done = cli("forecast", log, "--horizon-s", 6 * 3600, "--bin-s", 7200, "--format", "json")
+    done = cli("forecast", log, "--horizon-s", 10 * 3600, "--bin-s", 14_400, "--format", "json")
     assert done.code == 0
     told = json.loads(done.out)
     assert told["horizon_bins"] == 3
