@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import time
 from pathlib import Path
@@ -70,9 +70,9 @@ Results = dict[str, NDArray[np.float64]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--date", default=datetime.date.today().isoformat())  # noqa: DTZ011
+    parser.add_argument("--date", default=dt.date.today().isoformat())
     options = parser.parse_args()
     begun = time.perf_counter()
     parts = [section(name, options.seeds, options.workers) for name in SCENARIOS]
@@ -166,8 +166,8 @@ def server(rule: dict[str, Any], pinned: tuple[int, ...]) -> pt.EngineConfig:
 
 def table(found: Results) -> str:
     lines = [
-        "| rule | misses, TTFT 3 s | less lru's | of the gap | misses, TTFT 500 ms | less lru's "
-        "| of the gap | mean TTFT | less lru's | loads: disk | memory | time |",
+        "| rule | misses, TTFT 3 s | minus lru's | of the gap | misses, TTFT 500 ms | minus lru's | "
+        + "of the gap | mean TTFT | minus lru's | loads: disk | memory | time |",
         "|---" * 12 + "|",
     ]
     for k, name in enumerate(RULES):
@@ -201,19 +201,29 @@ def difference(values: NDArray[np.float64], rule: int, digits: int, base: int = 
 
 
 def verdict(found: Results) -> str:
-    """The best rule of those that need no knowledge of the future, and where it loses."""
-    names, values = list(RULES), found[BEST_BY]
-    order = sorted((names.index(name) for name in DYNAMIC), key=lambda k: values[k].mean())
-    best, second = order[:2]
-    better = int((values[best] < values[0]).sum())
-    worse = int((values[best] > values[0]).sum())
-    starved = int(found["starved"][0].sum())
+    """The best rule of those that need no knowledge of the future, against lru and a pinned set.
+
+    Chosen on the first half of the seeds and judged on the second: the best of four rules on the
+    seeds that chose it looks better than it is.
+    """
+    names = list(RULES)
+    half = found[BEST_BY].shape[1] // 2
+    first, judged = found[BEST_BY][:, :half], found[BEST_BY][:, half:]
+    candidates = [names.index(name) for name in DYNAMIC]
+    best, second = sorted(candidates, key=lambda k: first[k].mean())[:2]
+    tight = found["miss_500"][:, half:]
+    better, worse = (judged[best] < judged[0]).sum(), (judged[best] > judged[0]).sum()
+    against = [
+        f"{names[k]} {difference(judged, k, 2, best)}" for k in (second, names.index(PINNED_RULE))
+    ]
     return (
-        f"Best dynamic rule by misses at 3 s: **{names[best]}**, {100 * closed(values, best):.0f} "
-        f"% of the gap; better than lru on {better} of {values.shape[1]} seeds, worse on {worse}. "
-        f"Next: {names[second]}, {difference(values, second, 2, best)} points against it. "
-        f"{PINNED_RULE}: {difference(values, names.index(PINNED_RULE), 2, best)} points against "
-        f"it. Starved runs under lru: {starved}."
+        f"Best dynamic rule on the first {half} seeds, by misses at 3 s: **{names[best]}**. On the "
+        f"other {judged.shape[1]} it closes {100 * closed(judged, best):.0f} % of the gap "
+        f"({100 * closed(tight, best):.0f} % at 500 ms), {difference(judged, best, 2)} points; "
+        f"fewer misses than lru on {better} seeds, more on {worse}. Against it, in points: "
+        f"{', '.join(against)}. Seeds on which lru starves: {found['starved'][0].sum():.0f} of "
+        f"{found['starved'].shape[1]}; on which the clairvoyant misses more than lru: "
+        f"{(found[BEST_BY][names.index(BOUND)] > found[BEST_BY][0]).sum()}."
     )
 
 
