@@ -98,7 +98,8 @@ class EngineConfig(BaseModel):
         (vLLM), "lfu" (fewest uses, which count half after lfu_half_life_s), "cost_aware"
         (GreedyDual: uses times reload time), "clairvoyant" (Belady: a bound, it knows the future).
     lfu_half_life_s: half-life of the uses that "lfu" and "cost_aware" count, in seconds.
-    pinned_loras: a what-if: adapters, by number, that keep their slots once they have them.
+    pinned_loras: a what-if: adapters, by number, that keep their slots for as long as batches leave
+        others to evict.
     lora_loading: "blocking" (vLLM), or the what-if "overlapped": loads beside the step's compute.
     admission_ageing_s: a what-if: after so many seconds a request that waits for a slot makes
         another adapter give one up; None (vLLM) for never.
