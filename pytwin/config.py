@@ -246,12 +246,13 @@ class EngineConfig(BaseModel):
             settings.update(scheduler_reserve_full_isl=False, async_scheduling=False)
         max_loras = (1 if has_adapters else 0) if self.max_loras is None else self.max_loras
         max_cpu_loras = max_loras if self.max_cpu_loras is None else self.max_cpu_loras
+        policies = POLICIES | self.what_ifs
         return {
             "engine_version": version,
             "max_loras": max_loras,
             "max_cpu_loras": max_cpu_loras,
             **settings,
-            "policies": POLICIES | self.what_ifs,
+            "policies": policies | {"pinned_loras": list(policies["pinned_loras"])},
         }
 
     @property

@@ -147,14 +147,6 @@ def test_results_depend_on_the_seed_alone(toy):
 def test_bad_input_is_told_in_one_line(toy, change, told):
     arguments = {"replicas": [pt.Replica(toy())] * 2, "traffic": TRAFFIC}
 
-<<<<<<< HEAD
-    def attempt():
-        made = {name: value() if callable(value) else value for name, value in change.items()}
-        return pt.simulate_fleet(**{**arguments, **made})
-
-    with pytest.raises(pt.PytwinError, match=told) as error:
-        attempt()
-=======
     def simulate():
         # Routers and events are made here: some are refused when they are made.
         made = {name: value() if callable(value) else value for name, value in change.items()}
@@ -162,7 +154,6 @@ def test_bad_input_is_told_in_one_line(toy, change, told):
 
     with pytest.raises(pt.PytwinError, match=told) as error:
         simulate()
->>>>>>> a801b52820e53e060940b90e9625cdf019ab0d6e
     assert "\n" not in str(error.value)
 
 
