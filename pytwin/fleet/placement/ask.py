@@ -11,7 +11,7 @@ from pytwin.fleet.placement.answer import Plan, Replica, Status
 from pytwin.fleet.placement.baselines import Parts
 from pytwin.fleet.placement.current import Current, as_parts, in_todays_order, read_current
 from pytwin.fleet.placement.partial import most_tokens
-from pytwin.fleet.placement.problem import DEFAULT_SEEDS, SLOTS, Items, Problem
+from pytwin.fleet.placement.problem import DEFAULT_SEEDS, SLOTS, Items, Problem, need_scipy
 from pytwin.fleet.placement.solve import METHODS, Method, Outcome, Solver
 from pytwin.fleet.placement.verify import IN_FLIGHT, WAITING
 from pytwin.learn.question import Objective
@@ -65,7 +65,7 @@ def plan(
     ------
     PytwinError: bad input, one line.
     """
-    _need_scipy()
+    need_scipy()
     problem = Problem(
         server=EngineConfig(profile=server) if isinstance(server, str) else server,
         adapters=adapters,
@@ -91,15 +91,6 @@ def seed_list(seeds: int | Iterable[int]) -> tuple[int, ...]:
     if isinstance(seeds, int):
         return tuple(range(whole("seeds", seeds, least=1, most=1000)))
     return tuple(whole("seed", seed, least=0) for seed in seeds)
-
-
-def _need_scipy() -> None:
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "placement needs scipy (HiGHS), which is not installed: pip install pytwin[plan]"
-        ) from None
 
 
 def _answer(solver: Solver, outcome: Outcome, method: Method) -> Plan:

@@ -14,7 +14,7 @@ from pytwin.fleet.placement.baselines import Parts
 from pytwin.fleet.placement.bound import TOLERANCE, proven
 from pytwin.fleet.placement.current import read_json
 from pytwin.fleet.placement.partial import most_tokens
-from pytwin.fleet.placement.problem import Problem
+from pytwin.fleet.placement.problem import Problem, need_scipy
 from pytwin.fleet.placement.relaxation import Grid, Relaxation
 from pytwin.fleet.placement.verify import Verifier
 from pytwin.learn.describe import Setting
@@ -48,6 +48,7 @@ def check(
     ------
     DataError: no plan at all.
     """
+    need_scipy()
     document = read_json(plan) if isinstance(plan, (str, PathLike)) else plan
     try:
         problem = _problem(document, adapters, lengths)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 # that ends before its queues have grown.
 _HOPELESS, _HOPELESS_S = 1.1, 40.0
 _BALANCE = 60
-_REPAIRS = 12
-_BUILT = 3
+_REPAIRS, _PATIENCE = 24, 5
+_RELIEF = 0.01  # of a replica: what a failing one hands on at a time
+_BUILT = 4
 
 
 class Search:
@@ -79,10 +80,17 @@ class Search:
         problem = self.problem
         by_price = sorted(items, key=lambda k: (-self.prices[k], k))
         by_rank = sorted(items, key=lambda k: (problem.ranks[k], -self.prices[k], k))
+        # Rank classes by falling and rising price in turn: like adapters meet at the seams.
+        turns = {rank: (-1) ** turn for turn, rank in enumerate(sorted(set(problem.ranks)))}
+        zigzag = sorted(
+            items,
+            key=lambda k: (problem.ranks[k], -turns[problem.ranks[k]] * self.prices[k], k),
+        )
         by_rate = sorted(items, key=lambda k: (-problem.rates_rps[k], k))
         found = [
             self._dealt(by_price, replicas),
             self._cut(by_rank, replicas),
+            self._cut(zigzag, replicas),
             self._cut(by_rate, replicas),
             greedy(problem, items, replicas),
         ]
@@ -166,17 +174,23 @@ class Search:
     def mended(self, parts: Parts) -> Parts | None:
         """The partition, changed where the twin disagrees, until it agrees or gives up.
 
-        A replica that fails hands its item of least price to the least strained one that holds;
-        sets that failed are remembered and never tried again.
+        A replica that fails hands an item of about a hundredth to the least strained one that
+        holds; sets that failed are remembered and never tried again. It gives up where more than
+        half fail at first, or where five rounds mended none.
         """
         state = [items for items in parts if items]
         if max(self.strain(items) for items in state) > self._hopeless:
             return None
-        for _ in range(_REPAIRS):
+        fewest, last = len(state) // 2 + 1, 0
+        for turn in range(_REPAIRS):
             verdicts = self.verifier.best(state)
             failing = [j for j, verdict in enumerate(verdicts) if not verdict.ok]
             if not failing:
                 return tuple(state)
+            if len(failing) < fewest:
+                fewest, last = len(failing), turn
+            elif turn - last >= _PATIENCE or turn == 0:
+                return None
             holding = [j for j in range(len(state)) if j not in failing]
             if not holding:
                 return None
@@ -186,7 +200,7 @@ class Search:
 
     def _relieved(self, state: list[Items], worst: int, holding: Sequence[int]) -> None:
         for target in sorted(holding, key=lambda j: (self.strain(state[j]), j)):
-            for item in sorted(state[worst], key=lambda k: (self.prices[k], k)):
+            for item in sorted(state[worst], key=lambda k: (abs(self.prices[k] - _RELIEF), k)):
                 left, right = state[worst] - {item}, state[target] | {item}
                 known = self.verifier.known(right)
                 if not left or self.problem.clash(right) or (known is not None and not known.ok):
