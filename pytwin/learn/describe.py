@@ -39,6 +39,17 @@ class Setting:
         """Host memory holds every served adapter, so that none is read from disk twice."""
         return max(self.served_adapters, self.max_loras)
 
+    def on(self, server: EngineConfig) -> EngineConfig:
+        """A server with these slots; connections are refused as the measured one did."""
+        changes: dict[str, Any] = {
+            "max_loras": self.max_loras,
+            "max_cpu_loras": self.max_cpu_loras,
+            "max_lora_rank": self.max_lora_rank,
+        }
+        if server.max_connections is None:
+            changes["max_connections"] = MAX_CONNECTIONS
+        return server.model_copy(update=changes)
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -127,14 +138,7 @@ class Describer:
 
     def configured(self, setting: Setting) -> EngineConfig:
         """The server with a setting's slots; connections are refused as the measured one did."""
-        changes: dict[str, Any] = {
-            "max_loras": setting.max_loras,
-            "max_cpu_loras": setting.max_cpu_loras,
-            "max_lora_rank": setting.max_lora_rank,
-        }
-        if self.server.max_connections is None:
-            changes["max_connections"] = MAX_CONNECTIONS
-        return self.server.model_copy(update=changes)
+        return setting.on(self.server)
 
     def infeasible(self, setting: Setting) -> str | None:
         """The server's reason why it cannot start with a setting; None if it can."""

@@ -121,15 +121,6 @@ impl SimulationSpec {
         spec.collect.validate()?;
         Ok(spec)
     }
-
-    /// How much is kept of the run.
-    pub fn fidelity(&self) -> Fidelity {
-        if self.exact {
-            Fidelity::Exact
-        } else {
-            Fidelity::Fast
-        }
-    }
 }
 
 /// What came of a simulation.
@@ -215,7 +206,13 @@ impl Run<'_> {
             .needs_future()
             .then(|| Ok(future(traffic()?, num_adapters)))
             .transpose()?;
-        let mut engine = server.engine(spec.fidelity(), spec.seed, &cost, 1..=num_adapters, future);
+        let mut engine = server.engine(
+            Fidelity::of(spec.exact),
+            spec.seed,
+            &cost,
+            1..=num_adapters,
+            future,
+        );
         let duration = from_seconds(spec.workload.duration_s());
         let end = (!spec.workload.drain()).then_some(duration);
         let mut driver = TimedDriver::new(

@@ -182,11 +182,6 @@ impl Iterations {
         }
     }
 
-    /// When the oldest batch in flight ends.
-    pub fn next_end(&self) -> Option<Picoseconds> {
-        self.in_flight.front().map(|batch| batch.end)
-    }
-
     /// Takes in arrivals, schedules a step and launches it.
     #[inline]
     fn schedule(&mut self, engine: &mut Engine, driver: &mut impl Driver) {

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from pytwin.config import LORA_RANKS, EngineConfig
 from pytwin.errors import ConfigError, WorkloadError
-from pytwin.learn.describe import MAX_CONNECTIONS, Setting
+from pytwin.learn.describe import Setting
 from pytwin.learn.lengths import length_moments
 from pytwin.learn.question import Objective
 from pytwin.workload import Adapters
@@ -174,15 +174,8 @@ class Problem:
         return {min(count, max(self.slots))}
 
     def configured(self, setting: Setting) -> EngineConfig:
-        """The server of a replica; connections are refused as the measured one did."""
-        changes: dict[str, int] = {
-            "max_loras": setting.max_loras,
-            "max_cpu_loras": setting.max_cpu_loras,
-            "max_lora_rank": setting.max_lora_rank,
-        }
-        if self.server.max_connections is None:
-            changes["max_connections"] = MAX_CONNECTIONS
-        return self.server.model_copy(update=changes)
+        """The server of a replica."""
+        return setting.on(self.server)
 
 
 def need_scipy() -> None:

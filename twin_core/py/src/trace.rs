@@ -18,7 +18,7 @@ pub fn conformance_trace(
     exact: bool,
 ) -> PyResult<Vec<String>> {
     let version = EngineVersion::parse(engine_version).map_err(to_py)?;
-    let fidelity = if exact { Fidelity::Exact } else { Fidelity::Fast };
+    let fidelity = Fidelity::of(exact);
     interrupt::run(
         py,
         |_| twin_core::trace::run_case(case_json, version, write, fidelity),

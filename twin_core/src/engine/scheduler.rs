@@ -24,6 +24,13 @@ pub enum Fidelity {
     Fast,
 }
 
+impl Fidelity {
+    /// As documents ask for it.
+    pub fn of(exact: bool) -> Self {
+        if exact { Self::Exact } else { Self::Fast }
+    }
+}
+
 /// Scheduler state of one engine.
 #[derive(Debug)]
 pub struct Scheduler {

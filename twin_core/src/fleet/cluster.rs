@@ -16,7 +16,7 @@ use crate::lora::{AdapterId, Future};
 use crate::metrics::alike::alike;
 use crate::metrics::recorder::Frames;
 use crate::metrics::summary::Ending;
-use crate::metrics::{Metric, Recorder, Summary};
+use crate::metrics::{Collect, Metric, Recorder, Summary};
 use crate::rng::keyed;
 use crate::server::{self, Server};
 use crate::simulation::{Library, future};
@@ -210,13 +210,8 @@ fn start<'a>(
         0 => spec.seed,
         _ => keyed(spec.seed, u64::MAX - 1, number as u64),
     };
-    let fidelity = if spec.exact {
-        Fidelity::Exact
-    } else {
-        Fidelity::Fast
-    };
     let engine = server.engine(
-        fidelity,
+        Fidelity::of(spec.exact),
         seed,
         &prepared.cost,
         prepared.first.iter().copied(),
@@ -357,7 +352,15 @@ fn gather(
         alike: &groups,
     };
     let mut replicas = Vec::with_capacity(fleet.len());
-    let (mut whole, refused) = (None::<Recorder>, total_refused(&unrouted));
+    // Frames stay with their replica.
+    let scalars = Collect {
+        requests: false,
+        timeseries_s: None,
+        steps: false,
+        ..spec.collect
+    };
+    let mut whole = Recorder::new(laws.ranks.len() as u32 - 1, scalars, spec.objectives.into());
+    whole.merge(&unrouted.recorder);
     let (mut running, mut waiting, mut kv) = (0, 0, (0, 0, 0));
     let (mut served, mut gpu_s, mut peak) = (Vec::new(), 0.0, f64::NAN);
     for (mut replica, prepared) in fleet.into_iter().zip(servers) {
@@ -372,10 +375,7 @@ fn gather(
         gpu_s += seconds;
         (running, waiting) = (running + ended.running, waiting + ended.waiting);
         kv = (kv.0 + own.0, kv.1 + own.1, kv.2 + own.2);
-        match &mut whole {
-            Some(whole) => whole.merge(&recorder),
-            None => whole = Some(recorder.scalars()),
-        }
+        whole.merge(&recorder);
         let summary = Summary::of(&mut recorder, ending(own, ended.running, ended.waiting));
         peak = peak.max(float(&summary, "max_kv_usage"));
         replicas.push(ReplicaOutcome {
@@ -385,16 +385,12 @@ fn gather(
             gpu_s: seconds,
         });
     }
-    let mut whole = whole.unwrap_or_else(|| unrouted.recorder.scalars());
-    if refused > 0 {
-        whole.merge(&unrouted.recorder);
-    }
     let mut summary = Summary::of(&mut whole, ending(kv, running, waiting));
     summary.replace("max_kv_usage", Metric::Float(peak));
     let mean = served.iter().sum::<f64>() / served.len() as f64;
     let most = served.iter().copied().fold(0.0, f64::max);
     summary.values.extend([
-        ("unrouted", Metric::Int(refused)),
+        ("unrouted", Metric::Int(unrouted.recorder.arrived())),
         ("gpu_s", Metric::Float(gpu_s)),
         ("served_imbalance", Metric::Float(most / mean)),
     ]);
@@ -406,10 +402,6 @@ fn gather(
         unrouted: unrouted.serials,
         replicas,
     })
-}
-
-fn total_refused(unrouted: &Unrouted) -> u64 {
-    unrouted.recorder.arrived()
 }
 
 fn float(summary: &Summary, name: &str) -> f64 {

@@ -51,7 +51,7 @@ pub(super) struct Integrals {
 }
 
 /// Measures of one run in the making.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Recorder {
     pub(super) counters: Vec<AdapterCounters>,
     pub(super) ttft: Histogram,
@@ -351,16 +351,6 @@ impl Recorder {
         self.tokens_scheduled += other.tokens_scheduled;
         self.prompt_tokens += other.prompt_tokens;
         self.generation_tokens += other.generation_tokens;
-    }
-
-    /// A copy without the frames.
-    pub fn scalars(&self) -> Self {
-        Self {
-            sampler: None,
-            request_rows: None,
-            step_rows: None,
-            ..self.clone()
-        }
     }
 
     /// Requests that arrived, refused ones included.

@@ -27,6 +27,12 @@ pub struct Unseen {
 }
 
 impl Unseen {
+    /// Counts a request whose lengths are known.
+    pub fn add(&mut self, request: &NewRequest) {
+        self.requests += 1;
+        self.tokens += u64::from(request.prompt_tokens) + u64::from(request.max_tokens);
+    }
+
     /// So many requests of that mean length.
     pub fn of_mean(requests: u64, mean_tokens: f64) -> Self {
         Self {
@@ -56,7 +62,16 @@ pub trait Traffic {
     /// Counts a request that was taken as refused unseen.
     fn refuse(&mut self, request: &NewRequest);
     /// Takes all requests up to and at `until` and refuses them unseen. Returns how many there were.
-    fn refuse_until(&mut self, until: Picoseconds) -> u64;
+    fn refuse_until(&mut self, until: Picoseconds) -> u64 {
+        let mut count = 0;
+        while self.peek().is_some_and(|at| at <= until)
+            && let Some(request) = self.next()
+        {
+            self.refuse(&request);
+            count += 1;
+        }
+        count
+    }
     /// The requests refused unseen so far, by adapter.
     fn unseen(&self) -> Vec<Unseen>;
 }

@@ -111,20 +111,7 @@ impl Traffic for Replay {
     }
 
     fn refuse(&mut self, request: &NewRequest) {
-        let unseen = &mut self.unseen[request.adapter as usize];
-        unseen.requests += 1;
-        unseen.tokens += u64::from(request.prompt_tokens) + u64::from(request.max_tokens);
-    }
-
-    fn refuse_until(&mut self, until: Picoseconds) -> u64 {
-        let mut count = 0;
-        while self.peek().is_some_and(|at| at <= until)
-            && let Some(request) = self.next()
-        {
-            self.refuse(&request);
-            count += 1;
-        }
-        count
+        self.unseen[request.adapter as usize].add(request);
     }
 
     fn unseen(&self) -> Vec<Unseen> {
