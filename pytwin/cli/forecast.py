@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 app = App(name="forecast", help="Forecast the rate of each adapter from a request log.")
 
 MethodName = Literal[
-    "auto", "persistence", "ewma", "moving-average", "seasonal-naive", "ses", "holt-winters",
-    "croston", "tsb", "auto-ets",
+    "auto", "persistence", "ewma", "moving-average", "seasonal-naive", "daily-shape", "ses",
+    "holt-winters", "croston", "tsb", "auto-ets",
 ]  # fmt: skip
 Quantile = Literal["mean", "upper", "peak"]
 _QUANTILES = {"mean": "rate_rps", "upper": "upper_rps", "peak": "peak_rps"}

@@ -53,7 +53,7 @@ def _model(method: Method, season_bins: int) -> Any:
     except ImportError:
         raise DataError(
             f"method ({method.value}) needs statsforecast: pip install 'pytwin[forecast]', or use "
-            "persistence, ewma, moving-average or seasonal-naive"
+            "persistence, ewma, moving-average, seasonal-naive or daily-shape"
         ) from None
     if method is Method.SES:
         return models.SimpleExponentialSmoothingOptimized()

@@ -104,7 +104,7 @@ def forecast_rates(
     ----------
     history: counts per adapter and bin (`bin_counts`, or made from any array of counts).
     horizon_bins: how many bins ahead.
-    method: see `Method`; persistence, ewma, moving-average and seasonal-naive take milliseconds.
+    method: see `Method`; the plain ones (`PLAIN`) take milliseconds.
     level: share of outcomes that the band shall hold.
     truth_rps: for "oracle": the true rates, (adapters, horizon_bins).
 

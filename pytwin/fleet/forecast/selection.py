@@ -43,6 +43,7 @@ DENSE_METHODS = (
     Method.PERSISTENCE,
     Method.MOVING_AVERAGE,
     Method.SEASONAL_NAIVE,
+    Method.DAILY_SHAPE,
     Method.SES,
     Method.HOLT_WINTERS,
     Method.AUTO_ETS,

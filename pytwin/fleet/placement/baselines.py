@@ -92,6 +92,13 @@ class Bins:
         self._adapters[target].add(self.problem.adapter_of(item))
         self.loads[target] += self.problem.loads[item] if load is None else load
 
+    def opened(self) -> int:
+        """A new, empty replica."""
+        self.loads.append(0.0)
+        self._items.append(set())
+        self._adapters.append(set())
+        return len(self.loads) - 1
+
     def parts(self) -> Parts:
         """The sets, empty ones too."""
         return tuple(frozenset(items) for items in self._items)

@@ -93,23 +93,30 @@ def as_parts(problem: Problem, names: Sequence[Sequence[str]]) -> Parts:
 def in_todays_order(parts: Parts, current: Parts, problem: Problem) -> tuple[Parts, list[Items]]:
     """The sets in the order of today's replicas that they resemble most, and what moves to each.
 
-    Replicas are matched so that the fewest adapters move (an assignment problem); sets without a
-    counterpart come last.
+    Sets without a counterpart come last.
     """
-    import numpy as np
-    from scipy.optimize import linear_sum_assignment
 
     def adapters(items: Items) -> frozenset[int]:
         return frozenset(problem.adapter_of(item) for item in items)
 
     today = [adapters(part) for part in current]
-    then = [adapters(part) for part in parts]
-    common = np.array([[len(new & old) for old in today] for new in then])
-    rows, columns = linear_sum_assignment(-common)
-    place = {int(row): int(column) for row, column in zip(rows, columns, strict=True)}
+    place = counterparts([adapters(part) for part in parts], today)
     order = sorted(range(len(parts)), key=lambda row: (place.get(row, len(today) + row), row))
     moved = []
     for row in order:
         kept = today[place[row]] if row in place else frozenset[int]()
         moved.append(frozenset(i for i in parts[row] if problem.adapter_of(i) not in kept))
     return tuple(parts[row] for row in order), moved
+
+
+def counterparts(then: Sequence[frozenset[Any]], today: Sequence[frozenset[Any]]) -> dict[int, int]:
+    """Of each set the one of today's that it takes the place of, so that the fewest members move.
+
+    An assignment problem; sets beyond the number of today's have none.
+    """
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    common = np.array([[len(new & old) for old in today] for new in then])
+    rows, columns = linear_sum_assignment(-common)
+    return {int(row): int(column) for row, column in zip(rows, columns, strict=True)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytwin.fleet.placement.baselines import BASELINES, Bins, Parts, greedy
 from pytwin.fleet.placement.problem import Items, Problem
-from pytwin.fleet.placement.verify import Verifier
+from pytwin.fleet.placement.verify import Judge
 
 if TYPE_CHECKING:
     from pytwin.fleet.placement.baselines import BaselineName
@@ -28,13 +28,22 @@ class Search:
     ----------
     prices: what each item takes of a replica, about; from the lower bound.
     current: sets that are served together today, or none.
+    content: strain at which today's sets are changed no further.
     """
 
-    def __init__(self, verifier: Verifier, prices: Sequence[float], current: Parts = ()) -> None:
+    def __init__(
+        self,
+        verifier: Judge,
+        prices: Sequence[float],
+        current: Parts = (),
+        *,
+        content: float = 1.0,
+    ) -> None:
         self.verifier = verifier
         self.problem: Problem = verifier.problem
         self.prices = prices
         self.current = current
+        self.content = content
         self._hopeless = _HOPELESS + _HOPELESS_S / self.problem.duration_s
 
     def verified(self, parts: Parts) -> bool:
@@ -65,8 +74,11 @@ class Search:
         listed = sorted(items)
         if self.current:
             parts = self._as_today(listed, replicas)
-            if parts is not None and self.verified(parts):
+            if self.verified(parts):
                 return kept(parts)
+            mended = self.mended(self.balanced(parts, self.content))
+            if mended is not None:
+                return kept(mended)
         built = self._built(listed, replicas)
         built.sort(key=lambda parts: max(self.strain(items) for items in parts))
         for parts in built[:_BUILT]:
@@ -88,7 +100,7 @@ class Search:
         )
         by_rate = sorted(items, key=lambda k: (-problem.rates_rps[k], k))
         found = [
-            self._dealt(by_price, replicas),
+            self.dealt(by_price, replicas),
             self._cut(by_rank, replicas),
             self._cut(zigzag, replicas),
             self._cut(by_rate, replicas),
@@ -97,7 +109,7 @@ class Search:
         unique = list(dict.fromkeys(found))
         return [parts for parts in unique if not any(problem.clash(part) for part in parts)]
 
-    def _dealt(self, order: Sequence[int], replicas: int, start: Parts = ()) -> Parts:
+    def dealt(self, order: Sequence[int], replicas: int, start: Parts = ()) -> Parts:
         """Each to the replica of the least price so far (longest processing time first)."""
         bins = Bins(self.problem, replicas)
         for target, items in enumerate(start):
@@ -119,23 +131,25 @@ class Search:
             spent += self.prices[item]
         return tuple(frozenset(part) for part in parts)
 
-    def _as_today(self, items: list[int], replicas: int) -> Parts | None:
-        """Today's sets; what is new goes where there is room. None if they are too many."""
-        start = tuple(part & frozenset(items) for part in self.current)
-        start = tuple(part for part in start if part)
-        if len(start) > replicas:
-            return None
+    def _as_today(self, items: list[int], replicas: int) -> Parts:
+        """Today's sets; what is new goes where there is room.
+
+        Where they are too many, those of the least price are given up and dealt to the others.
+        """
+        known = [part & frozenset(items) for part in self.current]
+        known.sort(key=lambda part: (-sum(self.prices[k] for k in sorted(part)), sorted(part)))
+        start = tuple(part for part in known[:replicas] if part)
         placed = frozenset().union(*start)
         rest = sorted((k for k in items if k not in placed), key=lambda k: (-self.prices[k], k))
-        return self._dealt(rest, replicas, start)
+        return self.dealt(rest, replicas, start)
 
-    def balanced(self, parts: Parts) -> Parts:
-        """Moves and swaps that lower the greatest strain."""
+    def balanced(self, parts: Parts, enough: float = 0.0) -> Parts:
+        """Moves and swaps that lower the greatest strain, until it is at most `enough`."""
         state = list(parts)
         for _ in range(_BALANCE):
             strains = [self.strain(items) for items in state]
             worst = max(range(len(state)), key=lambda j: (strains[j], j))
-            if not self._eased(state, worst, strains):
+            if strains[worst] <= enough or not self._eased(state, worst, strains):
                 break
         return tuple(state)
 

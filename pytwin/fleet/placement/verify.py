@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from pytwin import _core
 from pytwin.errors import PytwinError
@@ -60,6 +60,25 @@ class Verdict:
     def served(self) -> float:
         """Least served share over the seeds."""
         return min((row["served_ratio"] for row in self.measured), default=0.0)
+
+
+class Judge(Protocol):
+    """Who says whether a replica holds: the twin (`Verifier`), or an estimate."""
+
+    problem: Problem
+    ranker: SettingRanker
+
+    def best(self, sets: Iterable[Items]) -> list[Verdict]:
+        """The verdict of each set under the best of its settings."""
+        ...
+
+    def known(self, items: Items) -> Verdict | None:
+        """What was found of a set before; None if it was never judged."""
+        ...
+
+    def verified_sets(self) -> list[Items]:
+        """Every set that was found to hold."""
+        ...
 
 
 class Verifier:

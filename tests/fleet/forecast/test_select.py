@@ -25,9 +25,16 @@ def daily(adapters: int, bins: int, low: float, high: float) -> np.ndarray:
     return np.random.default_rng(0).poisson(np.tile(means, (adapters, 1))).astype(float)
 
 
-def test_days_choose_seasonal_naive():
+def test_days_choose_a_method_that_knows_days():
     history = History(daily(4, 168, 5.0, 200.0), 3600.0)
-    assert set(select(history, 24, PLAIN).methods) == {Method.SEASONAL_NAIVE}
+    assert set(select(history, 24, PLAIN).methods) <= {Method.SEASONAL_NAIVE, Method.DAILY_SHAPE}
+
+
+def test_days_at_a_new_level_choose_the_shape_of_days():
+    """Busier by a third from day to day: the same bin of the last day says too little."""
+    growth = 1.3 ** (np.arange(168) / 24)
+    history = History((daily(4, 168, 20.0, 200.0) * growth).round(), 3600.0)
+    assert set(select(history, 2, PLAIN).methods) == {Method.DAILY_SHAPE}
 
 
 def test_steady_rates_choose_the_longest_mean():
@@ -44,7 +51,8 @@ def test_random_walks_choose_the_last_bin():
 
 
 def test_the_chosen_methods_err_less_than_any_one_for_all():
-    """On outcomes after the history that they were chosen on."""
+    """On outcomes after the history that they were chosen on; one that knows days and means is as
+    good for both kinds here."""
     calm = np.random.default_rng(1).poisson(20.0, (10, 192))
     counts = np.concatenate([daily(10, 192, 5.0, 200.0), calm]).astype(float)
     history, truth = History(counts[:, :168], 3600.0), counts[:, 168:]
@@ -54,7 +62,9 @@ def test_the_chosen_methods_err_less_than_any_one_for_all():
         return float((((mean - truth) ** 2).mean(axis=1) / truth.mean(axis=1)).mean())
 
     alone = {method: error(forecast(history, 24, method).mean) for method in PLAIN}
-    assert error(forecast_selected(history, 24, selection).mean) < min(alone.values())
+    chosen = error(forecast_selected(history, 24, selection).mean)
+    assert chosen < 1.02 * alone.pop(Method.DAILY_SHAPE)
+    assert chosen < min(alone.values())
 
 
 def test_sparse_adapters_share_one_method():
