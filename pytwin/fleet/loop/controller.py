@@ -23,6 +23,8 @@ class Controller:
     placement: "search" keeps today's sets where they hold, changes few adapters where they do
         not, and evens out load; "first-fit" packs by falling load from nothing.
     target_strain: how full a replica may be by the estimate, where 1 is its limit.
+    copies: replicas that each adapter is on at least: a router that sees their queues sends a
+        burst to both. An adapter that would fill more than half a replica has more.
     ahead_bins: the plan is for the busiest of so many bins to come: a replica takes time to
         start, so that what is not begun now is missing early in the bin after.
     level: share of outcomes that the forecast's band holds.
@@ -34,6 +36,7 @@ class Controller:
     forecast: str = Method.DAILY_SHAPE.value
     placement: PlacementRule = "search"
     target_strain: float = 0.9
+    copies: int = 1
     ahead_bins: int = 2
     level: float = 0.9
     plan_on: PlanOn = "mean"
@@ -43,6 +46,7 @@ class Controller:
         if self.placement not in get_args(PlacementRule):
             raise ConfigError(f"placement ({self.placement}) must be search or first-fit")
         positive("target_strain", self.target_strain)
+        whole("copies", self.copies, least=1, most=64)
         whole("ahead_bins", self.ahead_bins, least=1)
         if self.plan_on not in get_args(PlanOn):
             raise ConfigError(f"plan_on ({self.plan_on}) must be mean, pooled or upper")

@@ -104,7 +104,7 @@ class _Planner:
             raise ConfigError(
                 f"max_lora_rank ({server.max_lora_rank}) must be >= the adapters' highest ({most})"
             )
-        idle = Estimate(self._problem([_LEAST_RPS], [most]), controller.target_strain)
+        idle = Estimate(self._problem([_LEAST_RPS]), controller.target_strain)
         if not math.isfinite(idle.ranker.strain(frozenset({0}))):
             raise ConfigError(
                 f"max_loras ({server.max_loras}) of rank {server.max_lora_rank} leave no memory "
@@ -139,43 +139,43 @@ class _Planner:
         return np.maximum(counts / history.bin_s, _LEAST_RPS)
 
     def sets(self, rates: NDArray[np.float64], today: tuple[Names, ...]) -> list[Names]:
-        """Names per replica. An adapter that would fill half a replica or more is split."""
-        alone = Estimate(self._problem(rates.tolist(), self.ranks), self.controller.target_strain)
+        """Names per replica."""
+        target = self.controller.target_strain
+        alone = Estimate(self._problem(rates.tolist()), target)
         pieces = [
-            max(1, math.ceil(self._share(alone, item) / _LARGEST_PIECE))
+            max(self.controller.copies, math.ceil(self._share(alone, item) / _LARGEST_PIECE))
             for item in range(len(rates))
         ]
-        owner = [item for item, count in enumerate(pieces) for _ in range(count)]
+        owners = tuple(item for item, count in enumerate(pieces) for _ in range(count))
         judge = Estimate(
-            self._problem(
-                [rates[item] / pieces[item] for item in owner], [self.ranks[k] for k in owner]
-            ),
-            self.controller.target_strain,
+            self._problem([rates[item] / pieces[item] for item in owners], owners), target
         )
         if self.controller.placement == "first-fit":
             parts = first_fit(judge)
         else:
-            parts = fewest(judge, self._as_pieces(today, owner))
+            parts = fewest(judge, self._as_pieces(today, owners))
         names = self.history.adapters
-        return [frozenset(names[owner[piece]] for piece in part) for part in parts]
+        return [frozenset(names[owners[piece]] for piece in part) for part in parts]
 
     def _share(self, judge: Estimate, item: int) -> float:
         """Part of a replica that an adapter takes alone."""
         return judge.ranker.strain(frozenset({item})) / self.controller.target_strain
 
-    def _as_pieces(self, today: tuple[Names, ...], owner: list[int]) -> Parts:
+    def _as_pieces(self, today: tuple[Names, ...], owners: tuple[int, ...]) -> Parts:
         """Today's sets; the pieces of an adapter go by the order of its replicas."""
         free: dict[str, list[int]] = {}
-        for piece, item in enumerate(owner):
+        for piece, item in enumerate(owners):
             free.setdefault(self.history.adapters[item], []).append(piece)
         return tuple(
             frozenset(free[name].pop(0) for name in sorted(held) if free[name]) for held in today
         )
 
-    def _problem(self, rates: list[float], ranks: list[int]) -> StandingProblem:
+    def _problem(self, rates: list[float], owners: tuple[int, ...] = ()) -> StandingProblem:
+        """Items of these rates; they are the adapters themselves where none are owned."""
+        of = owners or range(len(rates))
         groups = tuple(
-            AdapterGroup(1, (float(rate),), (rank,))
-            for rate, rank in zip(rates, ranks, strict=True)
+            AdapterGroup(1, (float(rate),), (self.ranks[item],))
+            for rate, item in zip(rates, of, strict=True)
         )
         return StandingProblem(
             server=self.operation.server,
@@ -183,4 +183,5 @@ class _Planner:
             lengths=self.lengths,
             objective=self.operation.objective,
             duration_s=self.history.bin_s,
+            owners=owners,
         )

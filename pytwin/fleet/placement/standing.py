@@ -22,7 +22,19 @@ _NEAR = 1.03
 
 @dataclass(frozen=True)
 class StandingProblem(Problem):
-    """A placement on servers whose slots and rank are those of `server`, whoever they serve."""
+    """A placement on servers whose slots and rank are those of `server`, whoever they serve.
+
+    Attributes
+    ----------
+    owners: the adapter that each item is a piece of, from 0; empty: every item is one. Pieces of an
+        adapter are on distinct replicas.
+    """
+
+    owners: tuple[int, ...] = ()
+
+    def adapter_of(self, item: int) -> int:
+        """The adapter that an item is a piece of."""
+        return self.owners[item] if self.owners else item
 
     def settings(self, items: Items) -> tuple[Setting, ...]:
         """The one setting."""
@@ -84,15 +96,16 @@ def fewest(judge: Estimate, current: Parts = ()) -> Parts:
 
 def first_fit(judge: Estimate) -> Parts:
     """By falling load to the first replica that holds with it; else to a new one."""
+
+    def fits(items: Items) -> bool:
+        holds = judge.ranker.strain(items) <= judge.target_strain
+        return holds and not problem.clash(items)
+
     problem = judge.problem
     order = sorted(range(problem.count), key=lambda k: (-problem.loads[k], k))
     bins = Bins(problem, 0)
     for item in order:
-        fitting = (
-            target
-            for target, items in enumerate(bins.parts())
-            if judge.ranker.strain(items | {item}) <= judge.target_strain
-        )
-        target = next(fitting, None)
+        parts = enumerate(bins.parts())
+        target = next((target for target, items in parts if fits(items | {item})), None)
         bins.put(item, bins.opened() if target is None else target)
     return kept(bins.parts())
