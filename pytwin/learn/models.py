@@ -180,19 +180,41 @@ class Family:
     make: (kind, seed, feature names) -> an unfitted estimator.
     features: those it reads; None for all.
     exportable: whether it is trees, which the core and the exports can evaluate.
+    most_rows: it learns from so many rows at most, drawn with the seed: a model with few values to
+        set gains nothing from more, and takes its time over them. None for all.
     """
 
     name: str
     make: Callable[[Kind, int, tuple[str, ...]], Any]
     features: tuple[str, ...] | None = None
     exportable: bool = True
+    most_rows: int | None = None
+
+    def fitted(
+        self,
+        kind: Kind,
+        seed: int,
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        names: tuple[str, ...],
+    ) -> Any:
+        """A new estimator that learned from features (rows, names) and labels (rows,)."""
+        import numpy as np
+
+        if self.most_rows is not None and len(y) > self.most_rows:
+            drawn = np.random.default_rng(seed).choice(len(y), self.most_rows, replace=False)
+            drawn.sort()
+            x, y = x[drawn], y[drawn]
+        estimator = self.make(kind, seed, names)
+        estimator.fit(x, y)
+        return estimator
 
 
 FAMILIES = (
     Family("tree", _tree, READABLE),
-    Family("forest", _forest),
+    Family("forest", _forest, most_rows=50_000),
     Family("boosted", _boosted),
-    Family("rules", _rules, READABLE, exportable=False),
+    Family("rules", _rules, READABLE, exportable=False, most_rows=50_000),
     Family("linear", _linear, READABLE, exportable=False),
 )
 

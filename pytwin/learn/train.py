@@ -90,8 +90,7 @@ def fit(data: Dataset, target: Target, kind: Family, *, seed: int = 0) -> Fitted
         if np.ptp(y[train]) == 0:  # nothing to learn from, and some estimators refuse to try
             raw[held_out] = y[train][0]
             continue
-        model = kind.make(target.kind, seed, names)
-        model.fit(x[train], y[train])
+        model = kind.fitted(target.kind, seed, x[train], y[train], names)
         raw[held_out] = predict(model, target.kind, x[held_out])
     curve: tuple[list[float], list[float]] = ([], [])
     calibrated = raw
@@ -100,8 +99,7 @@ def fit(data: Dataset, target: Target, kind: Family, *, seed: int = 0) -> Fitted
         calibrated = np.full(len(rows), np.nan)
         for train, held_out in folds.split(x, y, groups):
             calibrated[held_out] = apply_curve(_curve(raw[train], y[train]), raw[held_out])
-    model = kind.make(target.kind, seed, names)
-    model.fit(x, y)
+    model = kind.fitted(target.kind, seed, x, y, names)
     predicted = target.decode(calibrated, data.x[rows], data.names)
     scores = score(target, predicted, data.labels[target.name][rows])
     return Fitted(target, kind, model, names, curve, scores)

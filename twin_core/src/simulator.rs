@@ -132,6 +132,12 @@ pub struct Iterations {
 }
 
 impl Iterations {
+    /// The batch whose end a paused run waits for, if it does.
+    pub fn waits_for(&self) -> Option<&Batch> {
+        let batch = self.in_flight.front().filter(|_| self.stage == Stage::Wait);
+        batch.map(AsRef::as_ref)
+    }
+
     /// Runs `engine` until the driver stops it, or pauses it because it does not know what arrives next; then it goes on from
     /// there when called again.
     pub fn advance(

@@ -1,5 +1,6 @@
 //! The driver of simulated time: traffic in, costs from the profile, measures out.
 
+mod connections;
 mod segment;
 
 use std::collections::VecDeque;
@@ -20,8 +21,6 @@ use crate::workload::Traffic;
 
 /// Iterations between two looks at the cancel flag: a few milliseconds of work.
 const CANCEL_EVERY: u64 = 4096;
-/// The same for arrivals, most of which may be refused.
-const CANCEL_EVERY_ARRIVALS: u64 = 1 << 16;
 
 /// What frames a run, beside traffic and costs.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +70,8 @@ pub struct TimedDriver<'a, T: Traffic> {
     /// What a router is told, where there is one that listens.
     pub outbox: Option<Outbox>,
     now: Picoseconds,
+    /// Until then a router hears nothing of the steps to come, unless it sends a request; 0 where that is not known.
+    calm_until: Picoseconds,
     /// When the GPU has done all that was launched.
     gpu_free: Picoseconds,
     /// When tokens last reached the client.
@@ -114,6 +115,7 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
             loads: conditions.loads,
             outbox: conditions.outbox,
             now: 0,
+            calm_until: 0,
             gpu_free: 0,
             delivered: 0,
             previous_delivered: 0,
@@ -138,78 +140,19 @@ impl<'a, T: Traffic> TimedDriver<'a, T> {
         self.delivered
     }
 
+    /// The instant before which a router that sends nothing hears nothing, where `batch` is waited for.
+    pub fn silent_until(&self, batch: &Batch) -> Picoseconds {
+        self.now.max(batch.end).max(self.calm_until)
+    }
+
+    /// A request that was not known has been sent: the steps to come may be others.
+    pub fn disturb(&mut self) {
+        self.calm_until = 0;
+    }
+
     /// When and why the run was stopped before its time.
     pub fn stopped(&self) -> Option<(Picoseconds, StopReason)> {
         self.stopped
-    }
-
-    /// Accepts every connection up to `until` while there is room for it. Connections are freed only by an update, so this is
-    /// exact as long as it runs before each.
-    fn accept(&mut self, until: Picoseconds) {
-        if self.traffic.peek().is_some_and(|at| at <= until) && !self.is_full() {
-            self.accept_arrived(until);
-        }
-    }
-
-    #[inline(never)]
-    fn accept_arrived(&mut self, until: Picoseconds) {
-        while self.traffic.peek().is_some_and(|at| at <= until) && !self.is_full() {
-            let Some(new) = self.traffic.next() else { return };
-            self.look(1);
-            if self.cancelled {
-                return;
-            }
-            let refused = new.prompt_tokens >= self.max_model_len;
-            self.recorder.arrive(&new, refused);
-            if refused {
-                self.tell_left(1, new.arrival);
-            } else {
-                self.in_flight += 1;
-                self.ingress
-                    .push_back((self.api_server.turn(new.arrival, new.adapter), new));
-            }
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.in_flight >= self.max_connections
-    }
-
-    /// Refuses every connection up to `until`, in a full server: nobody looks at those requests before room is made, and then
-    /// at all of them at once.
-    #[inline(never)]
-    fn refuse(&mut self, until: Picoseconds) {
-        let before = self.arrivals;
-        if self.recorder.keeps_requests() {
-            while self.traffic.peek().is_some_and(|at| at <= until)
-                && let Some(new) = self.traffic.next()
-            {
-                self.traffic.refuse(&new);
-                self.recorder.refuse_unseen(&new);
-                self.look(1);
-            }
-        } else {
-            let count = self.traffic.refuse_until(until);
-            self.look(count);
-        }
-        self.refused |= self.arrivals > before;
-        self.tell_left(self.arrivals - before, until);
-    }
-
-    /// Tells the router that requests of its are no longer with the client's connections.
-    fn tell_left(&mut self, count: u64, at: Picoseconds) {
-        if let Some(outbox) = &mut self.outbox {
-            outbox.left(count, at);
-        }
-    }
-
-    /// Counts arrivals and looks at the cancel flag now and then.
-    fn look(&mut self, arrivals: u64) {
-        self.arrivals += arrivals;
-        if self.arrivals >= self.looked_at + CANCEL_EVERY_ARRIVALS {
-            self.looked_at = self.arrivals;
-            self.cancelled |= self.cancel.load(Ordering::Relaxed);
-        }
     }
 
     /// Requests have finished: a look at whether the run may end.
@@ -339,6 +282,7 @@ impl<T: Traffic> Driver for TimedDriver<'_, T> {
     }
 
     fn launched(&mut self, engine: &mut Engine, batch: &mut Batch, events: &[LoraEvent]) {
+        self.calm_until = 0;
         let scheduler = &engine.scheduler;
         self.recorder.observe(self.now, scheduler, batch.adapters.len());
         let (running, waiting) = (scheduler.running.len(), scheduler.num_waiting());

@@ -168,6 +168,30 @@ proptest! {
     }
 }
 
+/// Long outputs and many arrivals in each other's steps: replicas stay behind the router's clock while they have nothing to tell,
+/// and a request that comes then ends their rest.
+#[test]
+fn a_busy_fleet_that_rests_is_the_exact_one() {
+    let engine = json!({"engine_version": "0.8.5", "max_loras": 4, "max_cpu_loras": 8, "max_lora_rank": 16, "max_num_seqs": 24,
+        "max_num_batched_tokens": 2048, "block_size": 16, "gpu_memory_utilization": 0.9, "max_model_len": 2048});
+    let library = common::library(10.0, 0, 3_000.0);
+    for router in routers(4, 8) {
+        for rate in [1.0, 1.6, 2.4] {
+            let mut document = json!({
+                "replicas": vec![json!({"profile": "test", "engine": engine}); 4], "router": router, "seed": 3,
+                "workload": {"kind": "generated", "duration_s": 120.0,
+                             "adapters": [{"count": 8, "rates_rps": [rate], "ranks": [8]}],
+                             "lengths": {"law": "lognormal", "prompt_median": 40.0, "prompt_sigma": 0.8,
+                                         "output_median": 90.0, "output_sigma": 1.1, "max_total_tokens": 1500}},
+                "collect": {"requests": true, "adapters": true},
+            });
+            let fast = text(&run(&library, &document));
+            document["exact"] = json!(true);
+            assert!(fast == text(&run(&library, &document)), "{router} {rate}");
+        }
+    }
+}
+
 /// A replica gets nothing before it is ready and after it stops, and nothing for adapters that it does not serve.
 #[test]
 fn service_times_and_adapters_are_kept() {

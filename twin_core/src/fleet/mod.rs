@@ -3,6 +3,7 @@
 //! * [`cluster`] reads one JSON document ([`spec`]) and runs it: for each arrival every replica is brought up to that instant,
 //!   the [`router`] looks at what it has been told and chooses, and the request goes into the [`feed`] of its replica.
 //! * A [`replica`] is the engine, event loop and driver of a single simulation; only its traffic is not known beforehand.
+//! * [`outcome`] adds up what came of them.
 //! * [`signals`] are what replicas tell the router, and how late it hears of it.
 //!
 //! One replica gets every request at the instant at which it arrives, and is the single simulation to the bit: a run paused in
@@ -10,12 +11,14 @@
 
 pub mod cluster;
 pub mod feed;
+pub mod outcome;
 mod replica;
 pub mod router;
 pub mod signals;
 pub mod spec;
 
-pub use cluster::{FleetOutcome, ReplicaOutcome, simulate_fleet};
+pub use cluster::simulate_fleet;
+pub use outcome::{FleetOutcome, ReplicaOutcome};
 pub use router::RouterSpec;
 pub use signals::Outbox;
 pub use spec::FleetSpec;

@@ -144,14 +144,17 @@ pub struct Candidate<'a> {
 pub struct Router {
     spec: RouterSpec,
     seed: u64,
+    replicas: u32,
     turn: u64,
     /// Fixed shares by adapter.
     shares: Vec<Vec<(u32, f64)>>,
+    /// Replicas by falling weight, by adapter; empty until asked for.
+    preferred: Vec<Vec<u32>>,
 }
 
 impl Router {
     /// A router of validated settings.
-    pub fn new(spec: &RouterSpec, seed: u64, num_adapters: u32) -> Self {
+    pub fn new(spec: &RouterSpec, seed: u64, num_adapters: u32, replicas: u32) -> Self {
         let mut shares = vec![Vec::new(); num_adapters as usize + 1];
         if let RouterSpec::Fixed { shares: rows } = spec {
             for row in rows {
@@ -162,8 +165,10 @@ impl Router {
             spec: spec.clone(),
             // A stream of its own: choices must not follow the lengths.
             seed: keyed(seed, u64::MAX, 0x726f_7574),
+            replicas,
             turn: 0,
             shares,
+            preferred: vec![Vec::new(); num_adapters as usize + 1],
         }
     }
 
@@ -196,7 +201,14 @@ impl Router {
             RouterSpec::AdapterAffinity { by, spill } => {
                 Some(affinity(request.adapter, candidates, dice, *by, *spill))
             }
-            RouterSpec::Rendezvous { copies } => Some(rendezvous(request, candidates, dice, *copies)),
+            RouterSpec::Rendezvous { .. } if request.adapter == 0 => Some(below(dice, n)),
+            RouterSpec::Rendezvous { copies } => {
+                let preferred = &mut self.preferred[request.adapter as usize];
+                if preferred.is_empty() {
+                    *preferred = by_weight(request.adapter, self.replicas);
+                }
+                rendezvous(preferred, candidates, *copies as usize)
+            }
             RouterSpec::Fixed { .. } => by_share(&self.shares[request.adapter as usize], candidates, dice),
         }
     }
@@ -251,23 +263,20 @@ fn affinity(
     found.or_else(|| among(&|_| true)).unwrap_or(0)
 }
 
-/// Weights are those of (adapter, replica) under any seed, so that a fleet's placement does not change from run to run; requests
-/// of the base model, which is at home everywhere, are dealt by chance.
-fn rendezvous(request: &NewRequest, candidates: &[Candidate<'_>], dice: u64, copies: u32) -> usize {
-    if request.adapter == 0 {
-        return below(dice, candidates.len());
-    }
-    let weight = |at: usize| {
-        keyed(
-            0x7265_6e64,
-            u64::from(request.adapter),
-            u64::from(candidates[at].replica),
-        )
-    };
-    let mut best: Vec<usize> = (0..candidates.len()).collect();
-    best.sort_by_key(|&at| std::cmp::Reverse(weight(at)));
-    best.truncate(copies as usize);
-    best.into_iter()
+/// Replicas by falling weight. Weights are those of (adapter, replica) under any seed, so that a fleet's placement does not change
+/// from run to run; requests of the base model, which is at home everywhere, are dealt by chance.
+fn by_weight(adapter: AdapterId, replicas: u32) -> Vec<u32> {
+    let mut all: Vec<u32> = (0..replicas).collect();
+    all.sort_by_key(|&replica| std::cmp::Reverse(keyed(0x7265_6e64, u64::from(adapter), u64::from(replica))));
+    all
+}
+
+/// The least outstanding of the first `copies` preferred replicas that are candidates.
+fn rendezvous(preferred: &[u32], candidates: &[Candidate<'_>], copies: usize) -> Option<usize> {
+    preferred
+        .iter()
+        .filter_map(|replica| candidates.binary_search_by_key(replica, |c| c.replica).ok())
+        .take(copies)
         .reduce(|a, b| {
             if candidates[b].view.outstanding < candidates[a].view.outstanding {
                 b
@@ -275,7 +284,6 @@ fn rendezvous(request: &NewRequest, candidates: &[Candidate<'_>], dice: u64, cop
                 a
             }
         })
-        .unwrap_or(0)
 }
 
 fn by_share(shares: &[(u32, f64)], candidates: &[Candidate<'_>], dice: u64) -> Option<usize> {

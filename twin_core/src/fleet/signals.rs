@@ -62,6 +62,11 @@ impl Outbox {
         self.wants.load && self.late
     }
 
+    /// Whether there is nothing to tell as long as no request reaches the scheduler or leaves it.
+    pub fn rests_between_requests(&self) -> bool {
+        !self.wants.load
+    }
+
     /// A request has reached the scheduler.
     pub fn begins(&mut self, adapter: AdapterId, at: Picoseconds) {
         if self.wants.activity {
@@ -80,7 +85,12 @@ impl Outbox {
     pub fn load(&mut self, scheduler: &Scheduler, at: Picoseconds) {
         if self.wants.load {
             let (waiting, kv_used) = (scheduler.num_waiting() as u32, scheduler.kv.usage());
-            self.signals.push((at, Signal::Load { waiting, kv_used }));
+            let now = (at, Signal::Load { waiting, kv_used });
+            match self.signals.last_mut() {
+                // Heard at once, of several in a row only the last is.
+                Some(last @ (_, Signal::Load { .. })) if !self.late => *last = now,
+                _ => self.signals.push(now),
+            }
         }
     }
 
@@ -151,8 +161,12 @@ impl View {
 
     /// Takes what the replica has said.
     pub fn collect(&mut self, outbox: &mut Outbox) {
-        self.signals.extend(outbox.signals.drain(..));
-        self.left.extend(outbox.left.drain(..));
+        if !outbox.signals.is_empty() {
+            self.signals.extend(outbox.signals.drain(..));
+        }
+        if !outbox.left.is_empty() {
+            self.left.extend(outbox.left.drain(..));
+        }
     }
 
     /// Moves on to `now`.

@@ -35,15 +35,26 @@ impl<T: Traffic> TimedDriver<'_, T> {
         if delivered < self.delivered.max(self.api_server.busy_until()) {
             return;
         }
-        let Some(span) = self.quiet_until(egress).checked_sub(batch.end) else {
+        let quiet = self.quiet_until(egress);
+        let Some(span) = quiet.checked_sub(batch.end) else {
             return;
         };
         let Some(line) = self.cost.repeated(values, duration) else {
             return;
         };
-        let steps = engine
-            .scheduler
-            .with_free_blocks(1 + line.within(span, (most - 1).min(line.steps - 1)));
+        let within = |span| line.within(span, (most - 1).min(line.steps - 1));
+        let mut steps = engine.scheduler.with_free_blocks(1 + within(span));
+        // Whoever looks at the engine from outside must find it as it is then.
+        let known = self.traffic.known_until().saturating_sub(1);
+        if known < quiet {
+            if self.outbox.as_ref().is_some_and(Outbox::rests_between_requests) && steps > 0 {
+                self.calm_until = batch.end + line.total(steps) as Picoseconds;
+            }
+            let Some(span) = known.checked_sub(batch.end) else {
+                return;
+            };
+            steps = steps.min(1 + within(span));
+        }
         if steps == 0 {
             return;
         }
@@ -70,16 +81,15 @@ impl<T: Traffic> TimedDriver<'_, T> {
         }
     }
 
-    /// The instant up to which steps may end without anything but decodes to follow: no request becomes visible, no sample is
-    /// due, and neither the end of the run nor work of the API server touches tokens that leave `egress` later.
+    /// The instant up to which steps may end without anything but decodes to follow, unless a request comes that is not known
+    /// yet: no request becomes visible, no sample is due, and neither the end of the run nor work of the API server touches
+    /// tokens that leave `egress` later.
     fn quiet_until(&self, egress: Picoseconds) -> Picoseconds {
         let delay = self.ingress_delay();
         let mut quiet = self.recorder.next_sample();
         if let Some(end) = self.end {
             quiet = quiet.min(end.saturating_sub(egress));
         }
-        // Whoever looks at the engine from outside must find it as it is then.
-        quiet = quiet.min(self.traffic.known_until().saturating_sub(1));
         if let Some(&(at, _)) = self.loads.front() {
             quiet = quiet.min(at.saturating_sub(1));
         }
