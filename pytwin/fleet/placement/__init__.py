@@ -6,6 +6,7 @@ The derivations are in docs/background/placement.md.
 from pytwin.fleet.placement.answer import Plan, Replica
 from pytwin.fleet.placement.ask import plan
 from pytwin.fleet.placement.checker import check
+from pytwin.fleet.placement.offers import Offer
 from pytwin.fleet.placement.solve import METHODS, Method
 
-__all__ = ["METHODS", "Method", "Plan", "Replica", "check", "plan"]
+__all__ = ["METHODS", "Method", "Offer", "Plan", "Replica", "check", "plan"]

@@ -24,8 +24,11 @@ class Replica:
     measured: what the twin measured, per seed.
     moved: adapters that are not on it today; None without a current placement.
     copies_of: which copy of each adapter it holds; None where there is one of each.
+    server: profile and settings beside those of `setting`.
+    price: what it costs, where servers have prices.
     """
 
+    server: EngineConfig
     setting: Setting
     adapters: tuple[str, ...]
     verified: bool
@@ -33,6 +36,7 @@ class Replica:
     rate_rps: float
     moved: tuple[str, ...] | None = None
     copies_of: dict[str, int] | None = None
+    price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,22 +45,24 @@ class Plan:
 
     Attributes
     ----------
-    status: "optimal" (as few replicas as the lower bound), "verified", "partial" (some adapters on
+    status: "optimal" (no more than the lower bound), "verified", "partial" (some adapters on
         no replica), "infeasible".
     reason: of an infeasible or partial plan; one line.
-    lower_bound: no plan that the twin verifies has fewer replicas; None where some are left out.
-    gap: (replicas - lower_bound) / replicas; of a partial plan the share of the load that might be
-        served beyond what is.
+    cost: sum of the replicas' prices; None where servers have none.
+    lower_bound: no plan that the twin verifies has fewer replicas, or costs less where servers have
+        prices; None where some are left out.
+    gap: (replicas - lower_bound) / replicas, or of the cost; of a partial plan the share of the
+        load that might be served beyond what is.
     moves: adapters that change their replica; None without a current placement.
     certificate: what proves the bound, and under which seeds replicas were verified.
     """
 
-    server: EngineConfig
     status: Status
     method: str
     reason: str | None = None
     replicas: tuple[Replica, ...] = ()
-    lower_bound: int | None = None
+    cost: float | None = None
+    lower_bound: float | None = None
     gap: float | None = None
     unplaced: tuple[str, ...] = ()
     moves: int | None = None
@@ -71,6 +77,7 @@ class Plan:
             "reason": self.reason,
             "method": self.method,
             "replicas_used": len(self.replicas),
+            "cost": self.cost,
             "lower_bound": self.lower_bound,
             "gap": self.gap,
             "unplaced": list(self.unplaced),
@@ -84,17 +91,20 @@ class Plan:
     def _replica(self, number: int, replica: Replica) -> dict[str, Any]:
         document: dict[str, Any] = {
             "name": f"replica-{number}",
+            "profile": replica.server.loaded_profile.key,
             "settings": _settings(replica.setting),
             "adapters": list(replica.adapters),
             "rate_rps": replica.rate_rps,
             "verified": replica.verified,
-            "vllm_serve": serve_line(self.server, replica.setting),
+            "vllm_serve": serve_line(replica.server, replica.setting),
             "measured": [dict(row) for row in replica.measured],
         }
         if replica.moved is not None:
             document["moved"] = list(replica.moved)
         if replica.copies_of is not None:
             document["copies_of"] = replica.copies_of
+        if replica.price is not None:
+            document["price"] = replica.price
         return document
 
     def to_yaml(self) -> str:
@@ -104,8 +114,9 @@ class Plan:
         entries = [
             {
                 "name": f"replica-{number}",
-                "model": self.server.loaded_profile.model,
-                "args": serve_line(self.server, replica.setting).split()[3:],
+                "model": replica.server.loaded_profile.model,
+                "profile": replica.server.loaded_profile.key,
+                "args": serve_line(replica.server, replica.setting).split()[3:],
                 "adapters": list(replica.adapters),
             }
             for number, replica in enumerate(self.replicas)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytwin.config import EngineConfig
@@ -10,10 +10,12 @@ from pytwin.errors import ConfigError
 from pytwin.fleet.placement.answer import Plan, Replica, Status
 from pytwin.fleet.placement.baselines import Parts
 from pytwin.fleet.placement.current import Current, as_parts, in_todays_order, read_current
+from pytwin.fleet.placement.mixed import MixedOutcome, Mixture
+from pytwin.fleet.placement.offers import Offer, read_offers
 from pytwin.fleet.placement.partial import most_tokens
 from pytwin.fleet.placement.problem import DEFAULT_SEEDS, SLOTS, Items, Problem, need_scipy
 from pytwin.fleet.placement.solve import METHODS, Method, Outcome, Solver
-from pytwin.fleet.placement.verify import IN_FLIGHT, WAITING
+from pytwin.fleet.placement.verify import IN_FLIGHT, WAITING, Verdict
 from pytwin.learn.question import Objective
 from pytwin.workload import Adapters
 from pytwin.workload.checks import whole
@@ -27,8 +29,12 @@ RULE = (
 )
 
 
+Offers = Mapping[str, float] | Sequence[Offer]
+_NOTHING = "no placement was found that the twin verifies: relax the objectives"
+
+
 def plan(
-    server: EngineConfig | str,
+    server: EngineConfig | str | Offers,
     adapters: Adapters,
     *,
     max_replicas: int | None = None,
@@ -47,7 +53,8 @@ def plan(
     Parameters
     ----------
     server: profile (name or path), or an `EngineConfig` whose max_loras, max_cpu_loras and
-        max_lora_rank are replaced replica by replica.
+        max_lora_rank are replaced replica by replica. With several kinds, {profile: price} or
+        a list of `Offer`: then the cost is least, not the number of replicas.
     adapters: rates (requests/s), ranks, perhaps lengths of their own.
     max_replicas: as many at most; if too few, the most load is served and the rest `unplaced`.
     method: "auto" (all of them), a baseline ("random", "first-fit-decreasing", "greedy",
@@ -66,8 +73,14 @@ def plan(
     PytwinError: bad input, one line.
     """
     need_scipy()
+    offers: tuple[Offer, ...] = ()
+    if isinstance(server, str):
+        server = EngineConfig(profile=server)
+    elif not isinstance(server, EngineConfig):
+        offers = read_offers(server)
+        server = offers[0].server
     problem = Problem(
-        server=EngineConfig(profile=server) if isinstance(server, str) else server,
+        server=server,
         adapters=adapters,
         lengths=as_length_law(lengths),
         objective=objective or Objective(),
@@ -81,6 +94,12 @@ def plan(
         raise ConfigError(f"method ({method}) must be one of {', '.join(METHODS)}")
     if workers is not None:
         whole("workers", workers, least=1)
+    if offers:
+        if max_replicas is not None or current is not None:
+            given = "current" if max_replicas is None else f"max_replicas ({max_replicas})"
+            raise ConfigError(f"{given} goes with one profile, not with prices: leave one out")
+        mixture = Mixture(problem, offers, workers)
+        return _priced(mixture, mixture.solve(method), method)
     today: Parts = () if current is None else as_parts(problem, read_current(current))
     solver = Solver(problem, current=today, workers=workers)
     return _answer(solver, solver.solve(method), method)
@@ -111,7 +130,6 @@ def _answer(solver: Solver, outcome: Outcome, method: Method) -> Plan:
     elif parts:
         status = "optimal" if lower is not None and len(parts) <= lower else "verified"
     return Plan(
-        server=problem.server,
         status=status,
         method=method,
         reason=_reason(solver, outcome, parts, unplaced),
@@ -126,7 +144,9 @@ def _answer(solver: Solver, outcome: Outcome, method: Method) -> Plan:
     )
 
 
-def _replicas(solver: Solver, parts: Parts, moved: list[Items] | None) -> tuple[Replica, ...]:
+def _replicas(
+    solver: Solver, parts: Parts, moved: list[Items] | None = None, price: float | None = None
+) -> tuple[Replica, ...]:
     problem = solver.problem
 
     def names(items: Items) -> tuple[str, ...]:
@@ -140,6 +160,7 @@ def _replicas(solver: Solver, parts: Parts, moved: list[Items] | None) -> tuple[
 
     return tuple(
         Replica(
+            server=problem.server,
             setting=verdict.setting,
             adapters=names(part),
             verified=verdict.ok,
@@ -147,6 +168,7 @@ def _replicas(solver: Solver, parts: Parts, moved: list[Items] | None) -> tuple[
             rate_rps=sum(problem.rates_rps[item] for item in sorted(part)),
             moved=None if moved is None else names(moved[number]),
             copies_of=copies_of(part),
+            price=price,
         )
         for number, (part, verdict) in enumerate(
             zip(parts, solver.verifier.best(parts), strict=True)
@@ -154,15 +176,56 @@ def _replicas(solver: Solver, parts: Parts, moved: list[Items] | None) -> tuple[
     )
 
 
+def _priced(mixture: Mixture, outcome: MixedOutcome, method: Method) -> Plan:
+    """The answer where servers have prices."""
+    problem, placed = mixture.solvers[0].problem, outcome.placed
+    replicas = tuple(
+        replica
+        for kind, (solver, price) in enumerate(zip(mixture.solvers, mixture.prices, strict=True))
+        for replica in _replicas(solver, tuple(p for k, p in placed if k == kind), price=price)
+    )
+    asked = question(problem) | {
+        "offers": [
+            {"server": _settings_of(offer.server), "price": offer.price} for offer in mixture.offers
+        ]
+    }
+    if not placed:
+        return Plan(
+            status="infeasible",
+            method=method,
+            reason=_misfits(problem, outcome.misfits) or _NOTHING,
+            unplaced=problem.names,
+            certificate=_stated(problem),
+            question=asked,
+            simulations=mixture.simulations,
+        )
+    bound, cost = mixture.bound, mixture.cost(placed)
+    by, lower = ("enumeration", cost) if outcome.enumerated else ("relaxation", bound.least)
+    relaxed = {"cost": bound.cost, "seed": bound.seed, "prices": list(bound.prices)}
+    return Plan(
+        status="optimal" if cost <= lower + 1e-9 else "verified",
+        method=method,
+        replicas=replicas,
+        cost=cost,
+        lower_bound=lower,
+        gap=max(0.0, (cost - lower) / cost),
+        certificate=_stated(problem) | {"relaxation": relaxed, "by": by},
+        question=asked,
+        simulations=mixture.simulations,
+    )
+
+
+def _stated(problem: Problem) -> dict[str, Any]:
+    """What every certificate says of the verification."""
+    return {"rule": RULE, "seeds": list(problem.seeds), "duration_s": problem.duration_s}
+
+
 def _certificate(
     solver: Solver, outcome: Outcome, parts: Parts, unplaced: tuple[str, ...]
 ) -> tuple[dict[str, Any], int | None, float | None]:
     """The certificate, the lower bound on replicas, and the gap."""
     problem, bound = solver.problem, solver.bound
-    certificate: dict[str, Any] = {
-        "rule": RULE,
-        "seeds": list(problem.seeds),
-        "duration_s": problem.duration_s,
+    certificate = _stated(problem) | {
         "relaxation": {
             "replicas": bound.replicas,
             "seed": bound.seed,
@@ -195,22 +258,33 @@ def _reason(
 ) -> str | None:
     problem = solver.problem
     if outcome.misfits:
-        item = min(outcome.misfits)
-        verdict = outcome.misfits[item]
-        more = len({problem.adapter_of(k) for k in outcome.misfits}) - 1
-        others = f" (and {more} more)" if more else ""
-        return (
-            f"adapter {problem.names[problem.adapter_of(item)]}{others} fits on no replica, even "
-            f"alone with {problem.rates_rps[item]:g} requests/s: {verdict.reason}"
-        )
+        return _misfits(problem, outcome.misfits)
     if not parts:
-        return "no placement was found that the twin verifies: relax the objectives"
+        return _NOTHING
     if unplaced:
         return (
             f"max_replicas ({problem.max_replicas}) holds {problem.adapters.count - len(unplaced)} "
             f"of {problem.adapters.count} adapters: raise it to place the rest"
         )
     return None
+
+
+def _misfits(problem: Problem, misfits: dict[int, Verdict]) -> str | None:
+    """Who fits nowhere; None if everybody fits somewhere."""
+    if not misfits:
+        return None
+    item = min(misfits)
+    more = len({problem.adapter_of(k) for k in misfits}) - 1
+    others = f" (and {more} more)" if more else ""
+    return (
+        f"adapter {problem.names[problem.adapter_of(item)]}{others} fits on no replica, even "
+        f"alone with {problem.rates_rps[item]:g} requests/s: {misfits[item].reason}"
+    )
+
+
+def _settings_of(server: EngineConfig) -> dict[str, Any]:
+    """A server's settings as JSON takes them: those that were given."""
+    return server.model_dump(exclude_unset=True, exclude_none=True)
 
 
 def question(problem: Problem) -> dict[str, Any]:
@@ -222,7 +296,7 @@ def question(problem: Problem) -> dict[str, Any]:
     elif isinstance(law, ConstantLengths):
         lengths = [law.prompt_tokens, law.output_tokens]
     return {
-        "server": problem.server.model_dump(exclude_unset=True, exclude_none=True),
+        "server": _settings_of(problem.server),
         "lengths": lengths,
         "objective": problem.objective.name,
         "ttft_slo_ms": problem.objective.ttft_ms,

@@ -13,8 +13,10 @@ from pytwin.fleet.placement import exact
 from pytwin.fleet.placement.baselines import Parts
 from pytwin.fleet.placement.bound import TOLERANCE, proven
 from pytwin.fleet.placement.current import read_json
+from pytwin.fleet.placement.mixed import Mixture
+from pytwin.fleet.placement.offers import Offer, cheapest_sum, worth
 from pytwin.fleet.placement.partial import most_tokens
-from pytwin.fleet.placement.problem import Problem, need_scipy
+from pytwin.fleet.placement.problem import Items, Problem, need_scipy
 from pytwin.fleet.placement.relaxation import Grid, Relaxation
 from pytwin.fleet.placement.verify import Verifier
 from pytwin.learn.describe import Setting
@@ -52,6 +54,8 @@ def check(
     document = read_json(plan) if isinstance(plan, (str, PathLike)) else plan
     try:
         problem = _problem(document, adapters, lengths)
+        if "offers" in document["question"]:
+            return PricedChecker(document, problem, workers).complaints()
         return Checker(document, problem, workers).complaints()
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, PytwinError):
@@ -183,7 +187,12 @@ class Checker:
 
     def _simulations(self, parts: Parts) -> list[str]:
         """The twin's verdict on each replica, and its figures."""
-        found = []
+        return self._judged(self.verifier, list(zip(parts, self.replicas, strict=True)))
+
+    def _judged(
+        self, verifier: Verifier, placed: list[tuple[Items, Mapping[str, Any]]]
+    ) -> list[str]:
+        """What the twin says of replicas that are all of the verifier's kind of server."""
         pairs = [
             (
                 part,
@@ -193,10 +202,11 @@ class Checker:
                     replica["settings"]["max_lora_rank"],
                 ),
             )
-            for part, replica in zip(parts, self.replicas, strict=True)
+            for part, replica in placed
         ]
-        for index, verdict in enumerate(self.verifier.judge(pairs)):
-            replica = self.replicas[index]
+        found = []
+        for (_, replica), verdict in zip(placed, verifier.judge(pairs), strict=True):
+            index = self.replicas.index(replica)
             if not verdict.ok or replica["verified"] is not True:
                 found.append(f"replica {index} is not verified: {verdict.reason or 'by its plan'}")
             elif not _same(list(verdict.measured), replica["measured"]):
@@ -261,6 +271,78 @@ class Checker:
             found.append(f"gap ({document['gap']}) is not 1 - served / most ({gap})")
         if document["status"] != "partial":
             found.append(f"status ({document['status']}) must be partial")
+        return found
+
+
+class PricedChecker(Checker):
+    """A plan of servers that have prices."""
+
+    def __init__(self, document: Mapping[str, Any], problem: Problem, workers: int | None) -> None:
+        super().__init__(document, problem, workers)
+        offers = [
+            Offer(EngineConfig(**offer["server"]), offer["price"])
+            for offer in document["question"]["offers"]
+        ]
+        self.mixture = Mixture(problem, offers, workers)
+        keys = [offer.server.loaded_profile.key for offer in offers]
+        self.kinds = [
+            keys.index(replica["profile"]) if replica["profile"] in keys else -1
+            for replica in self.replicas
+        ]
+
+    def _simulations(self, parts: Parts) -> list[str]:
+        found = []
+        for index, kind in enumerate(self.kinds):
+            if kind < 0:
+                found.append(f"replica {index} is of a profile that is not on offer")
+            elif self.replicas[index]["price"] != self.mixture.prices[kind]:
+                found.append(f"replica {index} does not cost {self.mixture.prices[kind]:g}")
+        placed = list(zip(self.kinds, parts, self.replicas, strict=True))
+        for kind, solver in enumerate(self.mixture.solvers):
+            own = [(part, replica) for its, part, replica in placed if its == kind]
+            found += self._judged(solver.verifier, own)
+        return found
+
+    def _bound(self, parts: Parts) -> list[str]:
+        import numpy as np
+
+        document, mixture = self.document, self.mixture
+        if not parts:
+            return [] if document["status"] == "infeasible" else ["no replica, yet not infeasible"]
+        if -1 in self.kinds:
+            return []
+        cost = sum(mixture.prices[kind] for kind in self.kinds)
+        lower, found = document["lower_bound"], []
+        if not math.isclose(cost, document["cost"], rel_tol=_CLOSE):
+            found.append(f"cost ({document['cost']}) is not the sum of the prices ({cost:g})")
+        if self.certificate["by"] == "enumeration":
+            best = mixture.solve("exact").placed
+            least = mixture.cost(best) if best else cost
+        else:
+            stated = self.certificate["relaxation"]
+            values = np.array(stated["prices"], dtype=float)
+            if (
+                not np.isfinite(values).all()
+                or (values < 0).any()
+                or len(values) != (self.problem.count)
+            ):
+                return [*found, "the certificate's prices must be numbers >= 0, one per item"]
+            relaxations = [
+                Relaxation(solver.grid, solver.verifier.work[stated["seed"]])
+                for solver in mixture.solvers
+            ]
+            scale = max(worth(relaxations, mixture.prices, values), 1.0)
+            proven = min(float(values.sum()) / scale, stated["cost"])
+            if stated["cost"] > float(values.sum()) / scale + 1e-4:
+                found.append(f"prices prove a cost of {proven:.4f}, not {stated['cost']:.4f}")
+            least = cheapest_sum(proven, mixture.prices, self.problem.copies)
+        if not math.isclose(lower, least, rel_tol=_CLOSE):
+            found.append(f"lower_bound ({lower}) is not what is proven ({least:g})")
+        gap = max(0.0, (cost - lower) / cost)
+        if document["gap"] is None or abs(gap - document["gap"]) > _CLOSE:
+            found.append(f"gap ({document['gap']}) is not (cost - bound) / cost ({gap})")
+        if lower > cost + _CLOSE or (document["status"] == "optimal") != (cost <= lower + 1e-9):
+            found.append(f"status ({document['status']}) does not follow from bound and cost")
         return found
 
 

@@ -30,8 +30,7 @@ def fewest(verifier: Verifier, items: Items, below: int | None = None) -> Parts 
 def most_served(verifier: Verifier, items: Items, replicas: int) -> Parts:
     """Disjoint verified sets, at most `replicas`, of the most offered tokens; perhaps none."""
     problem = verifier.problem
-    subsets = [frozenset(part) for part in _subsets(sorted(items))]
-    possible = [part for part in subsets if not problem.clash(part)]
+    possible = [part for part in subsets(sorted(items)) if not problem.clash(part)]
     good = [p for p, v in zip(possible, verifier.best(possible), strict=True) if v.ok]
     best: dict[Items, Parts] = {frozenset(): ()}
     for _ in range(replicas):
@@ -66,6 +65,11 @@ def partitions(items: Sequence[int], replicas: int) -> Iterator[Parts]:
         left = [item for item in rest if item not in extra]
         for parts in partitions(left, replicas - 1):
             yield (frozenset({first, *extra}), *parts)
+
+
+def subsets(items: Sequence[int]) -> list[Items]:
+    """Every set but the empty one, after all of its own subsets."""
+    return [frozenset(part) for part in _subsets(items)]
 
 
 def _subsets(items: Sequence[int], *, empty: bool = False) -> Iterable[tuple[int, ...]]:

@@ -59,17 +59,19 @@ class Solver:
         return Grid(self.problem, self.verifier.work[self.problem.seeds[0]])
 
     @cached_property
-    def bound(self) -> Bound:
-        """The greatest of the seeds' lower bounds."""
-        best: Bound | None = None
+    def bounds(self) -> tuple[Bound, ...]:
+        """The lower bound of each seed."""
+        found: list[Bound] = []
         for seed in self.problem.seeds:
             relaxation = Relaxation(self.grid, self.verifier.work[seed])
-            found = lower_bound(relaxation, seed, best)
-            if best is None or found.replicas > best.replicas:
-                best = found
-        if best is None:
-            raise ConfigError("seeds ([]) must hold at least one seed")
-        return best
+            guess = max(found, key=lambda bound: bound.replicas, default=None)
+            found.append(lower_bound(relaxation, seed, guess))
+        return tuple(found)
+
+    @property
+    def bound(self) -> Bound:
+        """The greatest of the seeds' lower bounds, the first of them."""
+        return max(self.bounds, key=lambda bound: bound.replicas)
 
     @property
     def least(self) -> int:
@@ -98,14 +100,14 @@ class Solver:
                 f"{self.problem.count}: use auto or milp"
             )
         every = frozenset(range(self.problem.count))
-        misfits = self._misfits(every)
+        misfits = self.misfits(every)
         most = self.problem.max_replicas
         if misfits and most is None:
             return Outcome((), every, misfits)
         bad = {self.problem.adapter_of(item) for item in misfits}
         items = frozenset(item for item in every if self.problem.adapter_of(item) not in bad)
         small = method in ("auto", "exact") and len(every) <= exact.MOST_ITEMS
-        parts = self._fewest(method, items, most) if items else ()
+        parts = self.fewest(method, items, most) if items else ()
         if parts:
             return Outcome(parts, every - items, misfits, enumerated=small)
         if most is None or not items:
@@ -116,7 +118,7 @@ class Solver:
             parts = most_load(self, method, items, most)
         return Outcome(parts, every - frozenset().union(*parts), misfits, enumerated=small)
 
-    def _misfits(self, items: Items) -> dict[int, Verdict]:
+    def misfits(self, items: Items) -> dict[int, Verdict]:
         """Items that no replica holds even alone; those that hardly strain one are not asked."""
         alone = [frozenset({item}) for item in sorted(items)]
         suspects = [part for part in alone if self.search.strain(part) > _SUSPECT]
@@ -127,7 +129,7 @@ class Solver:
             if not verdict.ok
         }
 
-    def _fewest(self, method: Method, items: Items, most: int | None) -> Parts:
+    def fewest(self, method: Method, items: Items, most: int | None) -> Parts:
         """The fewest replicas for all items; empty where none up to `most` was found."""
         limit = len(items) if most is None else min(most, len(items))
         if method in ("auto", "exact") and self.problem.count <= exact.MOST_ITEMS:
