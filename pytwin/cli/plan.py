@@ -33,6 +33,7 @@ def plan(
     method: str = "auto",
     copies: int = 1,
     current: Path | None = None,
+    max_moves: int | None = None,
     check: Path | None = None,
     lengths: Words = ("sharegpt",),
     ttft_slo_ms: float = TTFT_SLO_MS,
@@ -57,7 +58,8 @@ def plan(
     adapters
         CSV file: adapter, rate_rps, rank, optional prompt_tokens and output_tokens.
     profile
-        A shipped profile (see `pytwin profiles`), or the path of a profile JSON.
+        A shipped profile (see `pytwin profiles`), or the path of a profile JSON. Several with
+        prices, A=2.5,B=1.0, for the cheapest plan of servers of these kinds.
     max_replicas
         As many replicas at most; if too few, the most load is served and the rest is left out.
     method
@@ -66,6 +68,8 @@ def plan(
         Replicas that each adapter is on, its rate split evenly.
     current
         Today's plan (JSON), kept where that costs no replica.
+    max_moves
+        As many adapters may change their replica against today's plan.
     check
         Judge this plan (JSON) again instead of making one; exit code 1 if anything is wrong.
     lengths
@@ -91,21 +95,26 @@ def plan(
     if profile is None:
         raise ConfigError("profile is missing: give a shipped name or the path of a profile JSON")
     check_writable(yaml, (".yaml", ".yml"))
+    from pytwin.fleet.placement import Offer
     from pytwin.fleet.placement import plan as answer
     from pytwin.fleet.placement.problem import SLOTS
 
-    found = answer(
-        EngineConfig(
-            profile=profile,
+    def server(key: str) -> EngineConfig:
+        return EngineConfig(
+            profile=key,
             gpu_memory_utilization=gpu_memory_utilization,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
-        ),
+        )
+
+    found = answer(
+        [Offer(server(key), price) for key, price in _prices(profile)] or server(profile),
         fleet,
         max_replicas=max_replicas,
         method=method,  # type: ignore[arg-type]  # checked there, with a line that lists them
         copies=copies,
         current=current,
+        max_moves=max_moves,
         lengths=_lengths(lengths),
         objective=Objective("slo", ttft_slo_ms, tpot_slo_ms),
         seeds=seeds,
@@ -141,6 +150,22 @@ def _checked(path: Path, fleet: Any, lengths: Any, workers: int | None, format: 
     return 1 if wrong else 0
 
 
+def _prices(profile: str) -> list[tuple[str, float]]:
+    """Profiles and prices of A=2.5,B=1.0; none where no price is given."""
+    if "=" not in profile:
+        return []
+    found = []
+    for part in profile.split(","):
+        key, sign, price = part.rpartition("=")
+        try:
+            found.append((key, float(price)))
+        except ValueError:
+            sign = ""
+        if not sign or not key:
+            raise ConfigError(f"profile ({part}) must be PROFILE=PRICE where one has a price")
+    return found
+
+
 def _lengths(words: tuple[str, ...] | None) -> Any:
     text = ",".join(words or ("sharegpt",))
     if "," not in text:
@@ -154,11 +179,22 @@ def _lengths(words: tuple[str, ...] | None) -> Any:
 def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per adapter and replica; those on none at the end."""
     rows = [
-        {"adapter": name, "replica": replica["name"], **replica["settings"]}
+        {
+            "adapter": name,
+            "replica": replica["name"],
+            **replica["settings"],
+            "profile": replica["profile"],
+        }
         for replica in document["replicas"]
         for name in replica["adapters"]
     ]
-    empty = {"replica": None, "max_loras": None, "max_cpu_loras": None, "max_lora_rank": None}
+    empty = {
+        "replica": None,
+        "profile": None,
+        "max_loras": None,
+        "max_cpu_loras": None,
+        "max_lora_rank": None,
+    }
     return rows + [{"adapter": name, **empty} for name in document["unplaced"]]
 
 
@@ -169,8 +205,9 @@ def _print(document: dict[str, Any]) -> None:
         print(f"infeasible: {document['reason']}")
         return
     gap = "-" if document["gap"] is None else f"{100 * document['gap']:.1f} %"
-    least = "" if document["lower_bound"] is None else f", at least {document['lower_bound']}"
-    print(f"{document['status']}: {document['replicas_used']} replicas{least}, gap {gap}")
+    least = "" if document["lower_bound"] is None else f", at least {document['lower_bound']:g}"
+    cost = "" if document["cost"] is None else f" for {document['cost']:g}"
+    print(f"{document['status']}: {document['replicas_used']} replicas{cost}{least}, gap {gap}")
     if document["moves"] is not None:
         print(f"moves: {document['moves']} adapters")
     rows = []
@@ -179,6 +216,7 @@ def _print(document: dict[str, Any]) -> None:
         rows.append(
             {
                 "replica": replica["name"],
+                **({} if document["cost"] is None else {"profile": replica["profile"]}),
                 "adapters": len(replica["adapters"]),
                 "requests/s": replica["rate_rps"],
                 "max_loras": replica["settings"]["max_loras"],
@@ -191,5 +229,8 @@ def _print(document: dict[str, Any]) -> None:
     print_table(rows)
     for replica in document["replicas"]:
         print(f"{replica['name']}: {replica['vllm_serve']}")
+    beyond = dict.fromkeys(r for replica in document["replicas"] for r in replica["extrapolated"])
+    for reason in beyond:
+        note(f"extrapolated: {reason}")
     if document["unplaced"]:
         print(f"unplaced ({len(document['unplaced'])}): {', '.join(document['unplaced'])}")

@@ -26,6 +26,7 @@ class Replica:
     copies_of: which copy of each adapter it holds; None where there is one of each.
     server: profile and settings beside those of `setting`.
     price: what it costs, where servers have prices.
+    extrapolated: why what was measured goes beyond what the profile was fitted on.
     """
 
     server: EngineConfig
@@ -37,6 +38,7 @@ class Replica:
     moved: tuple[str, ...] | None = None
     copies_of: dict[str, int] | None = None
     price: float | None = None
+    extrapolated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Plan:
             "verified": replica.verified,
             "vllm_serve": serve_line(replica.server, replica.setting),
             "measured": [dict(row) for row in replica.measured],
+            "extrapolated": list(replica.extrapolated),
         }
         if replica.moved is not None:
             document["moved"] = list(replica.moved)

@@ -9,7 +9,13 @@ from pytwin.config import EngineConfig
 from pytwin.errors import ConfigError
 from pytwin.fleet.placement.answer import Plan, Replica, Status
 from pytwin.fleet.placement.baselines import Parts
-from pytwin.fleet.placement.current import Current, as_parts, in_todays_order, read_current
+from pytwin.fleet.placement.current import (
+    Current,
+    as_parts,
+    in_todays_order,
+    moves_of,
+    read_current,
+)
 from pytwin.fleet.placement.mixed import MixedOutcome, Mixture
 from pytwin.fleet.placement.offers import Offer, read_offers
 from pytwin.fleet.placement.partial import most_tokens
@@ -41,6 +47,7 @@ def plan(
     method: Method = "auto",
     copies: int = 1,
     current: Current | None = None,
+    max_moves: int | None = None,
     lengths: str | tuple[int, int] | LengthLaw = "sharegpt",
     objective: Objective | None = None,
     seeds: int | Iterable[int] = DEFAULT_SEEDS,
@@ -61,6 +68,7 @@ def plan(
         "rendezvous"), "local-search", "milp", "exact" (up to 8 adapters).
     copies: replicas that each adapter is on, its rate split evenly.
     current: today's plan (document, file, or lists of names): kept where that costs no replica.
+    max_moves: as many adapters may change their replica against it; more replicas then, if need be.
     lengths: of adapters without their own: "sharegpt", (prompt, output) tokens, or a law.
     objective: mean TTFT and TPOT that every group of equal adapters must meet.
     seeds: so many from 0, or their list; each replica holds under every one.
@@ -101,7 +109,14 @@ def plan(
         mixture = Mixture(problem, offers, workers)
         return _priced(mixture, mixture.solve(method), method)
     today: Parts = () if current is None else as_parts(problem, read_current(current))
-    solver = Solver(problem, current=today, workers=workers)
+    if max_moves is not None:
+        whole("max_moves", max_moves, least=0)
+        if not today or max_replicas is not None:
+            raise ConfigError(
+                f"max_moves ({max_moves}) goes with current, and without max_replicas: moves are "
+                "from today's plan to one of all adapters"
+            )
+    solver = Solver(problem, current=today, max_moves=max_moves, workers=workers)
     return _answer(solver, solver.solve(method), method)
 
 
@@ -114,9 +129,10 @@ def seed_list(seeds: int | Iterable[int]) -> tuple[int, ...]:
 
 def _answer(solver: Solver, outcome: Outcome, method: Method) -> Plan:
     problem = solver.problem
-    parts, moved = outcome.parts, None
+    parts, moved, moves = outcome.parts, None, None
     if solver.current and parts:
         parts, moved = in_todays_order(parts, solver.current, problem)
+        moves = moves_of(parts, solver.current, problem)
     replicas = _replicas(solver, parts, moved)
     unplaced = tuple(
         name
@@ -137,9 +153,10 @@ def _answer(solver: Solver, outcome: Outcome, method: Method) -> Plan:
         lower_bound=lower,
         gap=gap,
         unplaced=unplaced,
-        moves=None if moved is None else sum(len(items) for items in moved),
+        moves=moves,
         certificate=certificate,
-        question=question(problem),
+        question=question(problem)
+        | ({} if solver.max_moves is None else {"max_moves": solver.max_moves}),
         simulations=solver.verifier.simulations,
     )
 
@@ -169,6 +186,7 @@ def _replicas(
             moved=None if moved is None else names(moved[number]),
             copies_of=copies_of(part),
             price=price,
+            extrapolated=solver.verifier.extrapolated(part, verdict),
         )
         for number, (part, verdict) in enumerate(
             zip(parts, solver.verifier.best(parts), strict=True)
@@ -259,6 +277,8 @@ def _reason(
     problem = solver.problem
     if outcome.misfits:
         return _misfits(problem, outcome.misfits)
+    if not parts and solver.max_moves is not None:
+        return f"none was found with at most {solver.max_moves} moves: raise max_moves"
     if not parts:
         return _NOTHING
     if unplaced:

@@ -109,6 +109,13 @@ def in_todays_order(parts: Parts, current: Parts, problem: Problem) -> tuple[Par
     return tuple(parts[row] for row in order), moved
 
 
+def moves_of(parts: Parts, current: Parts, problem: Problem) -> int:
+    """Adapters that change their replica; those that are on none today are not counted."""
+    placed = {problem.adapter_of(item) for part in current for item in part}
+    _, moved = in_todays_order(parts, current, problem)
+    return sum(problem.adapter_of(item) in placed for items in moved for item in items)
+
+
 def counterparts(then: Sequence[frozenset[Any]], today: Sequence[frozenset[Any]]) -> dict[int, int]:
     """Of each set the one of today's that it takes the place of, so that the fewest members move.
 

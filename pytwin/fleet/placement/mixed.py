@@ -16,6 +16,8 @@ from pytwin.fleet.placement.verify import Verdict
 
 _FILLED = (1.0, 0.95, 0.9)  # of a replica's price that a split reckons with
 _ATTEMPTS = 24
+_FEW = 6
+"""Adapters whose partitions are all tried without being asked to."""
 _TINY = 1e-9
 
 Placed = tuple[tuple[int, Items], ...]
@@ -77,7 +79,7 @@ class Mixture:
         nowhere = set(misfits[0]).intersection(*misfits[1:])
         if nowhere:
             return MixedOutcome((), {item: misfits[-1][item] for item in sorted(nowhere)})
-        if method == "exact":
+        if method == "exact" or (method == "auto" and count <= _FEW):
             return MixedOutcome(self._cheapest_partition(every), {}, enumerated=True)
         best: Placed = ()
         for kind, solver in enumerate(self.solvers):

@@ -11,6 +11,7 @@ from pytwin.fleet.placement import exact
 from pytwin.fleet.placement.baselines import BASELINES, Parts
 from pytwin.fleet.placement.bound import Bound, lower_bound
 from pytwin.fleet.placement.cover import covered_by_pool
+from pytwin.fleet.placement.current import moves_of
 from pytwin.fleet.placement.partial import most_load
 from pytwin.fleet.placement.problem import Items, Problem
 from pytwin.fleet.placement.relaxation import Grid, Relaxation
@@ -47,11 +48,17 @@ class Solver:
     """Methods on one problem; simulations are shared between them."""
 
     def __init__(
-        self, problem: Problem, *, current: Parts = (), workers: int | None = None
+        self,
+        problem: Problem,
+        *,
+        current: Parts = (),
+        max_moves: int | None = None,
+        workers: int | None = None,
     ) -> None:
         self.problem = problem
         self.verifier = Verifier(problem, workers)
         self.current = current
+        self.max_moves = max_moves
 
     @cached_property
     def grid(self) -> Grid:
@@ -109,7 +116,8 @@ class Solver:
         small = method in ("auto", "exact") and len(every) <= exact.MOST_ITEMS
         parts = self.fewest(method, items, most) if items else ()
         if parts:
-            return Outcome(parts, every - items, misfits, enumerated=small)
+            enumerated = small and self.max_moves is None
+            return Outcome(parts, every - items, misfits, enumerated=enumerated)
         if most is None or not items:
             return Outcome((), every, misfits, enumerated=small)
         if small:
@@ -132,11 +140,25 @@ class Solver:
     def fewest(self, method: Method, items: Items, most: int | None) -> Parts:
         """The fewest replicas for all items; empty where none up to `most` was found."""
         limit = len(items) if most is None else min(most, len(items))
+        if self.max_moves is not None:
+            # A replica more takes a move at least, or an adapter that is new.
+            new = len(items) - len(items & frozenset().union(*self.current))
+            limit = min(limit, len(self.current) + self.max_moves + new)
+            return self._near_today(method, items, limit)
         if method in ("auto", "exact") and self.problem.count <= exact.MOST_ITEMS:
             return self._small(items, limit)
         for replicas in range(min(self.least, limit + 1), limit + 1):
             parts = self.attempt(method, items, replicas)
             if parts is not None:
+                return parts
+        return ()
+
+    def _near_today(self, method: Method, items: Items, limit: int) -> Parts:
+        """The same within `max_moves` of today's placement; empty where none was found."""
+        for replicas in range(min(self.least, limit + 1), limit + 1):
+            parts = self.attempt(method, items, replicas)
+            moves = moves_of(parts, self.current, self.problem) if parts else 0
+            if parts and moves <= (self.max_moves or 0):
                 return parts
         return ()
 

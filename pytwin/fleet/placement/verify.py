@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pytwin.fleet.placement.problem import Items, Problem
 from pytwin.fleet.placement.rank_settings import SettingRanker
 from pytwin.fleet.placement.work import Work, realised
 from pytwin.learn.describe import Setting
-from pytwin.simulation import Twin
+from pytwin.simulation import Twin, extrapolated
 from pytwin.uncertainty import usable_cores
 from pytwin.workload import Workload
 
@@ -32,7 +33,8 @@ MEASURED = (
     "arrived", "completed", "unfinished_running", "unfinished_waiting", "total_input_tokens",
     "total_output_tokens", "total_throughput", "served_ratio", "starved",
     "worst_group_mean_ttft_ms", "worst_group_mean_tpot_ms", "adapters_in_groups_missing_slo",
-    "refused", "steps", "busy_s", "mean_running", "mean_batch_adapters", "max_kv_usage",
+    "refused", "steps", "busy_s", "mean_running", "max_running", "max_waiting",
+    "mean_batch_adapters", "max_kv_usage",
 )  # fmt: skip
 
 
@@ -160,6 +162,21 @@ class Verifier:
             left = [pair for pair in left if pair not in self._known]
         return [self._known[pair] for pair in pairs]
 
+    def traffic(self, items: Items) -> Workload:
+        """What a set brings: the requests that its items have on any server."""
+        problem = self.problem
+        return Workload.poisson(
+            adapters=problem.items.subset(sorted(items)),
+            lengths=problem.lengths,
+            duration_s=problem.duration_s,
+        )
+
+    def extrapolated(self, items: Items, verdict: Verdict) -> tuple[str, ...]:
+        """Why a verdict goes beyond what its profile was measured on; empty if it does not."""
+        server, traffic = self.problem.configured(verdict.setting), self.traffic(items)
+        reasons = (extrapolated(server, traffic, row) for row in verdict.measured)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(reasons)))
+
     def _simulated(self, pairs: Sequence[tuple[Items, Setting]], seed: int) -> list[dict[str, Any]]:
         if not pairs:
             return []
@@ -167,11 +184,7 @@ class Verifier:
         specs = [
             self._twin.spec_json(
                 problem.configured(setting),
-                Workload.poisson(
-                    adapters=problem.items.subset(sorted(items)),
-                    lengths=problem.lengths,
-                    duration_s=problem.duration_s,
-                ),
+                self.traffic(items),
                 seed=seed,
                 ttft_slo_ms=objective.ttft_ms,
                 tpot_slo_ms=objective.tpot_ms,

@@ -67,6 +67,23 @@ def test_todays_placement_is_kept(hot, hot_plan):
     assert kept.moves == 0
 
 
+def test_moves_are_limited(hot, hot_plan):
+    """A placement of three replicas where two will do: merging them moves two adapters."""
+    today = [list("af"), list("bd"), list("ce")]
+    free = pt.plan(LLAMA, hot, duration_s=120, current=today)
+    assert len(free.replicas) == 2
+    assert free.moves >= 2
+    none = pt.plan(LLAMA, hot, duration_s=120, current=today, max_moves=0)
+    assert (none.moves, len(none.replicas)) == (0, 3)
+    assert none.lower_bound == hot_plan["lower_bound"]
+    assert check(none.to_dict(), hot) == []
+    two = pt.plan(LLAMA, hot, duration_s=120, current=today, max_moves=2)
+    assert two.moves <= 2
+    crowded = pt.plan(LLAMA, hot, duration_s=120, current=[list("abcdef")], max_moves=0)
+    assert crowded.status == "infeasible"
+    assert "raise max_moves" in crowded.reason
+
+
 def test_an_adapter_too_hot_for_any_replica_is_named():
     fleet = pt.adapters(2, rates_rps=[90.0, 1.0])
     found = pt.plan(LLAMA, fleet, duration_s=120)
@@ -92,6 +109,8 @@ def test_an_adapter_too_hot_for_any_replica_is_named():
         ({"current": [["a", "zz"]]}, "names adapter zz"),
         ({"current": [["a", "a"]]}, "twice"),
         ({"current": "absent.json"}, "cannot be read"),
+        ({"max_moves": 1}, "max_moves (1) goes with current"),
+        ({"max_moves": -1, "current": [["a"]]}, "max_moves (-1)"),
         ({"method": "exact", "copies": 2}, "takes at most 8"),
     ],
 )
