@@ -31,7 +31,7 @@ class Problem:
 
 def solve(problem: Problem, rows: npt.NDArray[np.bool_] | None = None) -> FloatArray:
     """Coefficients >= 0 that minimise the weighted squared relative error (on `rows`, or all)."""
-    from scipy.optimize import nnls  # scipy is needed for calibration only
+    from scipy.optimize import nnls  # slow to import
 
     keep = slice(None) if rows is None else rows
     relative = problem.matrix[keep] / problem.target[keep, None] * problem.weight[keep, None]

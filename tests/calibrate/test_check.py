@@ -13,8 +13,6 @@ from pytwin.calibrate.recordings import fit, read_runs
 from pytwin.errors import PytwinError
 from tests.calibrate.synthetic import Truth, record
 
-pytest.importorskip("scipy")
-
 # Every adapter has a slot: nothing depends on the order in which adapters are visited.
 ROOMY = {"max_loras": 8, "max_cpu_loras": 8}
 

@@ -13,8 +13,6 @@ from pytwin.calibrate.check import check
 from pytwin.calibrate.recordings import fit, read_runs
 from tests.conftest import ROOT
 
-pytest.importorskip("scipy")
-
 RUNS = ("async_llm_200req_12lora_prefix", "async_llm_200req_8lora", "vllm_serve_bench_100req_8lora")
 
 

@@ -11,8 +11,6 @@ from pytwin.calibrate.terms import component, to_terms
 from pytwin.catalog import load_profile
 from pytwin.validate import RunConfig
 
-pytest.importorskip("scipy")
-
 LAW = [
     component("base", ""),
     component("tokens", "", "tokens"),

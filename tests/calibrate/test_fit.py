@@ -15,8 +15,6 @@ from pytwin.catalog import load_profile
 from pytwin.errors import PytwinError
 from tests.calibrate.synthetic import CONFIG, Truth, batch_of, record
 
-pytest.importorskip("scipy")
-
 NOISY = Truth(noise=0.08)
 
 

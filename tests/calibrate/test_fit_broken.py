@@ -12,8 +12,6 @@ from pytwin.calibrate.recordings import fit, read_runs
 from pytwin.errors import PytwinError
 from tests.calibrate.synthetic import record
 
-pytest.importorskip("scipy")
-
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:

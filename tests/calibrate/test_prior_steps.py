@@ -29,7 +29,6 @@ Z90 = 1.645
 
 @pytest.fixture(scope="module")
 def pair() -> list[Measured]:
-    pytest.importorskip("scipy")
     return measured_profiles([LLAMA, QWEN])
 
 
@@ -269,7 +268,6 @@ def written(folder, name, **changes):
 
 
 def test_profiles_with_other_terms_are_learned_from(tmp_path):
-    pytest.importorskip("scipy")
     data = load_profile(QWEN).data
     queue = [t for t in data["step_time"]["terms"] if steps.features_of(t["factors"]) & steps.QUEUE]
     rest = [t for t in data["step_time"]["terms"] if t not in queue]
@@ -293,7 +291,6 @@ def test_profiles_with_other_terms_are_learned_from(tmp_path):
 
 
 def test_a_load_that_cannot_be_scaled_is_told(tmp_path):
-    pytest.importorskip("scipy")
     loads = json.loads(json.dumps(load_profile(QWEN).data["load_time"]))
     loads["memory"].append({"coefficient": 1.0, "factors": ["max_loras"], "why": "new"})
     with pytest.raises(ValueError, match=r"load_time.memory of qwen.*\['max_loras'\].*learn.py"):

@@ -11,8 +11,6 @@ from calibration.refit import Traces, sample_of_prompts
 from pytwin.calibrate import early_eos, load_time, memory, observations, step_time
 from pytwin.catalog import load_lengths
 
-pytest.importorskip("scipy")
-
 
 @pytest.fixture(scope="module")
 def fitted(traces: Path) -> Traces:

@@ -5,8 +5,6 @@ import pytest
 
 from pytwin.calibrate.solve import Problem, balance, cross_validate, relative_errors, solve
 
-pytest.importorskip("scipy")
-
 
 def problem(noise: float = 0.0, seed: int = 3) -> tuple[Problem, np.ndarray]:
     random = np.random.default_rng(seed)

@@ -7,8 +7,6 @@ import pytest
 from pytwin.calibrate import observations, step_time
 from pytwin.calibrate.terms import component
 
-pytest.importorskip("scipy")
-
 # ms per unit of each component.
 LAW = {
     "base": 12.0,

@@ -114,7 +114,7 @@ def geometric(values: Sequence[float]) -> float:
 
 def step_factors(measured: Sequence[Measured]) -> FloatArray:
     """Bounded least squares on relative errors: reading cannot be faster than the data sheet."""
-    from scipy.optimize import lsq_linear  # scipy is needed for calibration only
+    from scipy.optimize import lsq_linear  # slow to import
 
     weight = steps.weights(measured[0].features)
     matrix = np.concatenate(

@@ -60,7 +60,7 @@ def spread_of(measured: Sequence[Measured]) -> dict[str, float]:
 
 def small_sample(degrees: int) -> float:
     """How much wider a 90 % interval is whose spread was estimated with so few degrees."""
-    from scipy import stats  # scipy is needed for calibration only
+    from scipy import stats  # slow to import
 
     return float(stats.t.ppf(0.95, degrees) / stats.norm.ppf(0.95))
 

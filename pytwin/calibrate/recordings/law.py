@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pytwin.calibrate.terms import Component, design, to_terms
-from pytwin.errors import PytwinError
 
 FloatArray = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]
@@ -125,12 +124,8 @@ def tail(predicted: FloatArray, measured: FloatArray, fold: npt.NDArray[np.int64
 
 
 def _nnls(matrix: FloatArray, target: FloatArray) -> FloatArray:
-    try:
-        from scipy.optimize import nnls
-    except ImportError:
-        raise PytwinError(
-            "scipy (not installed) is needed to fit: pip install 'pytwin[calibrate]'"
-        ) from None
+    from scipy.optimize import nnls
+
     # Columns differ by orders of magnitude: without scaling the solver's tolerance is wrong.
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0

@@ -19,7 +19,7 @@ from pytwin.fleet.placement.current import (
 from pytwin.fleet.placement.mixed import MixedOutcome, Mixture
 from pytwin.fleet.placement.offers import Offer, read_offers
 from pytwin.fleet.placement.partial import most_tokens
-from pytwin.fleet.placement.problem import DEFAULT_SEEDS, SLOTS, Items, Problem, need_scipy
+from pytwin.fleet.placement.problem import DEFAULT_SEEDS, SLOTS, Items, Problem
 from pytwin.fleet.placement.solve import METHODS, Method, Outcome, Solver
 from pytwin.fleet.placement.verify import IN_FLIGHT, WAITING, Verdict
 from pytwin.learn.question import Objective
@@ -80,7 +80,6 @@ def plan(
     ------
     PytwinError: bad input, one line.
     """
-    need_scipy()
     offers: tuple[Offer, ...] = ()
     if isinstance(server, str):
         server = EngineConfig(profile=server)

@@ -16,7 +16,7 @@ from pytwin.fleet.placement.current import read_json
 from pytwin.fleet.placement.mixed import Mixture
 from pytwin.fleet.placement.offers import Offer, cheapest_sum, worth
 from pytwin.fleet.placement.partial import most_tokens
-from pytwin.fleet.placement.problem import Items, Problem, need_scipy
+from pytwin.fleet.placement.problem import Items, Problem
 from pytwin.fleet.placement.relaxation import Grid, Relaxation
 from pytwin.fleet.placement.verify import Verifier
 from pytwin.learn.describe import Setting
@@ -50,7 +50,6 @@ def check(
     ------
     DataError: no plan at all.
     """
-    need_scipy()
     document = read_json(plan) if isinstance(plan, (str, PathLike)) else plan
     try:
         problem = _problem(document, adapters, lengths)

@@ -178,21 +178,6 @@ class Problem:
         return setting.on(self.server)
 
 
-def need_scipy() -> None:
-    """Refuse to begin without the solver.
-
-    Raises
-    ------
-    ConfigError: scipy is not installed; one line.
-    """
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "placement needs scipy (HiGHS), which is not installed: pip install 'pytwin[plan]'"
-        ) from None
-
-
 def least_lora_rank(rank: int) -> int:
     """The smallest max_lora_rank that vLLM accepts for adapters up to `rank`."""
     return next(allowed for allowed in LORA_RANKS if allowed >= rank)

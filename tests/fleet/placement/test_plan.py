@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import yaml
@@ -128,13 +127,6 @@ def test_no_adapters_and_no_traffic():
         pt.plan(LLAMA, pt.adapters(2, rates_rps=0.0))
     with pytest.raises(PytwinError, match="fits on no replica"):
         pt.plan(LLAMA, pt.Adapters((pt.adapters(1, 1.0).groups[0].__class__(1, (1.0,), (600,)),)))
-
-
-def test_without_the_solver_one_line_says_so(monkeypatch, hot, hot_plan):
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    for call in (lambda: pt.plan(LLAMA, hot), lambda: check(hot_plan, hot)):
-        with pytest.raises(PytwinError, match=r"pip install 'pytwin\[plan\]'"):
-            call()
 
 
 def test_the_command(cli, hot_file, tmp_path, hot_plan):
