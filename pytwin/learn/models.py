@@ -204,7 +204,8 @@ class Family:
         if self.most_rows is not None and len(y) > self.most_rows:
             drawn = np.random.default_rng(seed).choice(len(y), self.most_rows, replace=False)
             drawn.sort()
-            x, y = x[drawn], y[drawn]
+            if np.ptp(y[drawn]) > 0:  # else what is rare would not be learned at all
+                x, y = x[drawn], y[drawn]
         estimator = self.make(kind, seed, names)
         estimator.fit(x, y)
         return estimator

@@ -222,6 +222,27 @@ def test_every_family_can_be_made():
             assert hasattr(item.make(kind, 0, dataset(20).names), "fit")
 
 
+def test_a_slow_family_learns_from_a_part_of_the_rows():
+    data = dataset(rows=400, groups=20)
+    y = data.labels["tpot_ms"]
+    part = replace(family("tree"), most_rows=100)
+    seen = part.fitted("regression", 0, data.x, y, data.names)
+    assert seen.tree_.n_node_samples[0] == 100
+    again = part.fitted("regression", 0, data.x, y, data.names)
+    assert np.array_equal(seen.predict(data.x), again.predict(data.x))
+    assert family("tree").fitted("regression", 0, data.x, y, data.names).tree_.n_node_samples[
+        0
+    ] == (400)
+
+
+def test_a_part_without_the_rare_class_is_not_taken():
+    data = dataset(rows=400, groups=20)
+    rare = np.zeros(400)
+    rare[7] = 1.0
+    some = replace(family("tree"), most_rows=2)
+    assert list(some.fitted("probability", 0, data.x, rare, data.names).classes_) == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("name", ["tree", "forest", "boosted", "rules", "linear"])
 def test_folds_in_which_nothing_starves_do_not_end_the_training(name):
     """One workload alone starves: the folds that leave it out know one class."""

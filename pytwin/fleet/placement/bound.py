@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_ROUNDS = 14
+_ROUNDS = 40
 _ADDED = 4
-_BUDGET = 100  # cells solved for one proposal: the first proposals are poor anyway
+_BUDGET = 200  # cells solved for one proposal: the first proposals are poor anyway
 _ENOUGH = 5e-3
 TOLERANCE = 1e-6
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 STEP_RATIO = 1.06
-ADAPTER_RATIO = 1.2
+ADAPTER_RATIO = 1.1
 
 
 @dataclass(frozen=True)
