@@ -145,11 +145,16 @@ class Twin:
 
 
 def extrapolated(
-    server: EngineConfig, traffic: Workload, metrics: dict[str, Any] | None = None
+    server: EngineConfig,
+    traffic: Workload,
+    metrics: dict[str, Any] | None = None,
+    *,
+    served_adapters: int | None = None,
 ) -> list[str]:
     """Why a result for this server and traffic goes beyond what was measured; empty if it does not.
 
-    Without `metrics` only what is known before the simulation is looked at.
+    Without `metrics` only what is known before the simulation is looked at. `served_adapters`: how
+    many of the traffic's adapters the server has, if not all.
     """
     profile = server.loaded_profile
     ranks = traffic.adapter_ranks
@@ -167,6 +172,8 @@ def extrapolated(
     rules = server.what_ifs.items() - {("lfu_half_life_s", server.lfu_half_life_s)}
     reasons += [f"{name} {value}, no rule of vLLM's" for name, value in sorted(rules)]
     observed = _observed(server, engine, traffic, metrics)
+    if served_adapters is not None:
+        observed["served_adapters"] = (served_adapters,)
     for feature, (low, high) in profile.ranges.items():
         reasons += [
             f"{feature} {value:g}, measured {low:g} to {high:g}"

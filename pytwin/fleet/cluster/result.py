@@ -61,12 +61,9 @@ class FleetRun:
         reasons: dict[str, None] = {}
         for number, replica in enumerate(self._replicas):
             metrics = self._parts[number]["metrics"] if self.status == "ok" else None
-            served = extrapolated(replica.server, self._traffic, metrics)
+            own = None if replica.adapters is None else len(replica.adapters)
             reasons |= dict.fromkeys(
-                # Each serves a part of the adapters; how many there are altogether is no matter.
-                reason
-                for reason in served
-                if not (reason.startswith("served_adapters") and replica.adapters is not None)
+                extrapolated(replica.server, self._traffic, metrics, served_adapters=own)
             )
         return list(reasons)
 
