@@ -176,7 +176,9 @@ fn a_busy_fleet_that_rests_is_the_exact_one() {
         "max_num_batched_tokens": 2048, "block_size": 16, "gpu_memory_utilization": 0.9, "max_model_len": 2048});
     let library = common::library(10.0, 0, 3_000.0);
     for router in routers(4, 8) {
-        for rate in [1.0, 1.6, 2.4] {
+        for (rate, max_model_len) in [(1.0, 2048), (1.6, 2048), (2.4, 2048), (1.6, 80)] {
+            let mut engine = engine.clone();
+            engine["max_model_len"] = json!(max_model_len); // 80: a quarter of the prompts are too long
             let mut document = json!({
                 "replicas": vec![json!({"profile": "test", "engine": engine}); 4], "router": router, "seed": 3,
                 "workload": {"kind": "generated", "duration_s": 120.0,
@@ -187,7 +189,10 @@ fn a_busy_fleet_that_rests_is_the_exact_one() {
             });
             let fast = text(&run(&library, &document));
             document["exact"] = json!(true);
-            assert!(fast == text(&run(&library, &document)), "{router} {rate}");
+            assert!(
+                fast == text(&run(&library, &document)),
+                "{router} {rate} {max_model_len}"
+            );
         }
     }
 }

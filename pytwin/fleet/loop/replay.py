@@ -20,10 +20,11 @@ class Outcome:
     Attributes
     ----------
     gpu_hours: of all replicas, from their start until they had ended.
-    missed: share of all requests that missed the objectives or that no replica took.
+    missed: share of the judged requests that missed the objectives or that no replica took; only
+        what is in flight at the end and not late yet is not judged.
     unrouted: requests that no replica took.
     requests: in the log.
-    moves, started: adapters loaded on running replicas, replicas started on the way.
+    moves, started: adapters loaded on replicas after their start, replicas started on the way.
     loads: adapters copied to a GPU, whatever the reason.
     mean_ttft_ms: over completed requests.
     """

@@ -39,7 +39,7 @@ class Schedule:
 
     Attributes
     ----------
-    moves: adapters that were loaded on a replica that ran already.
+    moves: adapters that were loaded on a replica after its start.
     started: replicas started after the first placement.
     """
 
@@ -59,8 +59,9 @@ class Schedule:
     def place(self, at_s: float, sets: Sequence[Names]) -> None:
         """Change to these sets, with as few moves as may be.
 
-        Running replicas load what is new to them at once. An adapter leaves a replica when
-        another one serves it; a replica that is given up stops when all of its adapters are served.
+        Running replicas load what is new to them at once. An adapter leaves a replica when those
+        that it comes to are ready; a replica that is given up stops when all of its adapters have
+        left.
         """
         begun = not self._servers
         place = counterparts(sets, self.placement) if self._running else {}
@@ -108,13 +109,18 @@ class Schedule:
     def _served_from(
         self, at_s: float, sets: Sequence[Names], kept: Sequence[int]
     ) -> dict[str, float]:
-        """When the first replica of the new placement is ready to serve each adapter."""
+        """When every adapter is where it came to anew, and on one of its replicas at least."""
         first: dict[str, float] = {}
+        anew: dict[str, float] = {}
+        today = set(self._running)
         for names, number in zip(sets, kept, strict=True):
-            ready = max(at_s, self._servers[number].ready_s)
+            server = self._servers[number]
+            ready = max(at_s, server.ready_s)
             for name in names:
                 first[name] = min(first.get(name, ready), ready)
-        return first
+                if number not in today or name not in server.adapters:
+                    anew[name] = max(anew.get(name, ready), ready)
+        return {name: max(at, anew.get(name, at)) for name, at in first.items()}
 
     def replicas(self, known: Container[str]) -> list[Replica]:
         """For `simulate_fleet`; adapters that the traffic does not know are left out."""

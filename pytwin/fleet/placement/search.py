@@ -193,6 +193,8 @@ class Search:
         half fail at first, or where five rounds mended none.
         """
         state = [items for items in parts if items]
+        if any(self.problem.clash(items) for items in state):
+            return None
         if max(self.strain(items) for items in state) > self._hopeless:
             return None
         fewest, last = len(state) // 2 + 1, 0

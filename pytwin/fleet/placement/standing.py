@@ -5,6 +5,7 @@ Millisecond answers for a loop over time, in which what happens is simulated aft
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ def fewest(judge: Estimate, current: Parts = ()) -> Parts:
     prices = [strain * load / total for load in problem.loads]
     search = Search(judge, prices, current, content=judge.target_strain)
     by_price = sorted(every, key=lambda k: (-prices[k], k))
-    for replicas in range(1, problem.count):
+    pieces = Counter(problem.adapter_of(item) for item in every)
+    for replicas in range(max(pieces.values()), problem.count):
         dealt = search.dealt(by_price, replicas)
         worst = max(search.strain(part) for part in dealt)
         if worst > _NEAR * judge.target_strain:

@@ -91,6 +91,40 @@ def test_a_hot_adapter_is_on_several_replicas():
     assert sum(NAMES[0] in names for names in made.placement) >= 2
 
 
+def test_copies_are_kept_however_little_there_is_to_do():
+    counts = np.full((8, 8), 0.2 * BIN_S)
+    controller = Controller(forecast="persistence", copies=2)
+    made = operate(OPERATION, controller, history(counts), 2)
+    for name in NAMES:
+        assert sum(name in names for names in made.placement) == 2
+    assert all(replica.stop_s is None for replica in made.replicas(NAMES))
+
+
+def test_a_cautious_plan_takes_no_fewer_replicas():
+    counts = drifting(24)
+    sizes = [
+        len(
+            operate(
+                OPERATION, Controller(forecast="ewma", plan_on=on), history(counts), 8
+            ).placement
+        )
+        for on in ("mean", "pooled", "upper")
+    ]
+    assert sizes[0] <= sizes[1] <= sizes[2]
+
+
+def test_an_oracle_starts_replicas_before_the_traffic_comes():
+    """A step from one replica's load to three's, at bin 6: known at bin 5 to who looks ahead."""
+    counts = np.full((8, 10), 0.5 * BIN_S)
+    counts[:, 6:] *= 12.0
+    started = {}
+    for ahead in (1, 2):
+        controller = Controller(forecast="oracle", ahead_bins=ahead)
+        made = operate(OPERATION, controller, history(counts), 2, truth_rps=counts / BIN_S)
+        started[ahead] = min(r.start_s for r in made.replicas(NAMES) if r.start_s > 0.0)
+    assert started == {1: 4 * BIN_S, 2: 3 * BIN_S}
+
+
 def test_one_standing_replica_comes_to_what_the_single_simulation_says():
     traffic = pt.fleet_traffic(8, rate_rps=1.0, duration_s=600.0, lengths=(250, 200), seed=4)
     made = Schedule(SERVER, 60.0)

@@ -214,7 +214,8 @@ fn start<'a>(
     )
 }
 
-/// Sends every request of `source` to a replica. Behind a router that looks, all replicas are at the instant of each arrival.
+/// Sends every request of `source` to a replica. Behind a router that looks, all replicas have told what there is to
+/// tell before each arrival.
 fn route(
     spec: &FleetSpec,
     source: &mut impl Traffic,

@@ -1,6 +1,6 @@
 //! Several servers behind a router, on one clock.
 //!
-//! * [`cluster`] reads one JSON document ([`spec`]) and runs it: for each arrival every replica is brought up to that instant,
+//! * [`cluster`] reads one JSON document ([`spec`]) and runs it: for each arrival every replica that has something to tell is brought up to it,
 //!   the [`router`] looks at what it has been told and chooses, and the request goes into the [`feed`] of its replica.
 //! * A [`replica`] is the engine, event loop and driver of a single simulation; only its traffic is not known beforehand.
 //! * [`outcome`] adds up what came of them.

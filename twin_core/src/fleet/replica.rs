@@ -29,7 +29,7 @@ pub struct Replica<'a> {
     report: UpdateReport,
     over: bool,
     /// Unless a request is sent, a router that looks before then sees what it saw.
-    quiet_until: Picoseconds,
+    silent_until: Picoseconds,
     /// What the router knows.
     pub view: View,
     /// When it serves.
@@ -66,7 +66,7 @@ impl<'a> Replica<'a> {
             iterations: Iterations::default(),
             report: UpdateReport::default(),
             over: false,
-            quiet_until: 0,
+            silent_until: 0,
             view,
             service,
             registered,
@@ -85,7 +85,7 @@ impl<'a> Replica<'a> {
             serials.push(request.serial);
         }
         self.view.outstanding += 1;
-        self.quiet_until = 0;
+        self.silent_until = 0;
         self.driver.disturb();
         self.driver.traffic.push(request);
     }
@@ -104,13 +104,13 @@ impl<'a> Replica<'a> {
     /// Brings what the router knows up to `now`. The engine stays behind while it has nothing to tell: what it does meanwhile is
     /// cheaper done at once.
     pub fn look(&mut self, now: Picoseconds) -> Result<()> {
-        if now > self.quiet_until {
+        if now > self.silent_until {
             self.advance(now)?;
             if let Some(outbox) = &mut self.driver.outbox {
                 self.view.collect(outbox);
             }
             let waits_for = self.iterations.waits_for();
-            self.quiet_until = waits_for.map_or(0, |batch| self.driver.silent_until(batch));
+            self.silent_until = waits_for.map_or(0, |batch| self.driver.silent_until(batch));
         }
         self.view.look(now);
         Ok(())

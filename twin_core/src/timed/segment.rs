@@ -102,7 +102,13 @@ impl<T: Traffic> TimedDriver<'_, T> {
         if self.in_flight < self.max_connections
             && let Some(at) = self.traffic.peek()
         {
-            let harmless = if self.api_server.knows_all() { delay } else { 0 };
+            // A prompt that is too long is refused as soon as a step ends, and a router hears of that.
+            let heard = self.outbox.is_some();
+            let harmless = if self.api_server.knows_all() && !heard {
+                delay
+            } else {
+                0
+            };
             quiet = quiet.min((at + harmless).saturating_sub(1));
         }
         quiet
