@@ -66,7 +66,7 @@ def operate(
 
     Parameters
     ----------
-    history: counts of all bins; ranks of all adapters.
+    history: counts of all bins; ranks of all adapters, which are known from the start.
     truth_rps: for the forecast "oracle": the true rates, (adapters, bins).
 
     Raises
@@ -121,10 +121,10 @@ class _Planner:
         import numpy as np
 
         controller, history = self.controller, self.history
-        ahead = min(controller.ahead_bins, history.bins - now)
-        truth = None
+        ahead, truth = controller.ahead_bins, None
         if controller.forecast == Method.ORACLE and truth_rps is not None:
             truth = truth_rps[:, now : now + ahead]
+            ahead = truth.shape[1]
         found = forecast(
             history.before(now), ahead, controller.forecast, controller.level, truth_rps=truth
         )

@@ -56,8 +56,9 @@ def least_kept(rate: Floats, load: Floats, wait_s: float) -> Floats:
         low, high = np.where(short, middle, low), np.where(short, high, middle)
     idle = 1.0 / np.maximum(rate, 1e-300)
     held, free = busy(high), busy(np.zeros_like(load))
-    kept = held / (idle + high + held) / (free / (idle + free))
-    return np.asarray(np.where(rate > 0.0, np.minimum(kept, 1.0), 1.0))
+    some = free > 0.0  # else nothing of it is served: no request is short enough
+    kept = held / (idle + high + held) / np.where(some, free / (idle + free), 1.0)
+    return np.asarray(np.where((rate > 0.0) & some, np.minimum(kept, 1.0), 1.0))
 
 
 def busy_period(load: Floats, first: Floats) -> Floats:

@@ -17,7 +17,7 @@ from pytwin.fleet.placement.current import (
     read_current,
 )
 from pytwin.fleet.placement.mixed import MixedOutcome, Mixture
-from pytwin.fleet.placement.offers import Offer, read_offers
+from pytwin.fleet.placement.offers import Offer, in_currency, read_offers
 from pytwin.fleet.placement.partial import most_tokens
 from pytwin.fleet.placement.problem import DEFAULT_SEEDS, SLOTS, Items, Problem
 from pytwin.fleet.placement.solve import METHODS, Method, Outcome, Solver
@@ -198,8 +198,10 @@ def _priced(mixture: Mixture, outcome: MixedOutcome, method: Method) -> Plan:
     problem, placed = mixture.solvers[0].problem, outcome.placed
     replicas = tuple(
         replica
-        for kind, (solver, price) in enumerate(zip(mixture.solvers, mixture.prices, strict=True))
-        for replica in _replicas(solver, tuple(p for k, p in placed if k == kind), price=price)
+        for kind, (solver, offer) in enumerate(zip(mixture.solvers, mixture.offers, strict=True))
+        for replica in _replicas(
+            solver, tuple(part for its, part in placed if its == kind), price=offer.price
+        )
     )
     asked = question(problem) | {
         "offers": [
@@ -218,13 +220,18 @@ def _priced(mixture: Mixture, outcome: MixedOutcome, method: Method) -> Plan:
         )
     bound, cost = mixture.bound, mixture.cost(placed)
     by, lower = ("enumeration", cost) if outcome.enumerated else ("relaxation", bound.least)
-    relaxed = {"cost": bound.cost, "seed": bound.seed, "prices": list(bound.prices)}
+    relaxed = {
+        "cost": bound.cost,
+        "seed": bound.seed,
+        "prices": list(bound.prices),
+        "unit": mixture.unit,
+    }
     return Plan(
         status="optimal" if cost <= lower + 1e-9 else "verified",
         method=method,
         replicas=replicas,
-        cost=cost,
-        lower_bound=lower,
+        cost=in_currency(cost, mixture.unit),
+        lower_bound=in_currency(lower, mixture.unit),
         gap=max(0.0, (cost - lower) / cost),
         certificate=_stated(problem) | {"relaxation": relaxed, "by": by},
         question=asked,

@@ -14,7 +14,7 @@ from pytwin.fleet.placement.baselines import Parts
 from pytwin.fleet.placement.bound import TOLERANCE, proven
 from pytwin.fleet.placement.current import read_json
 from pytwin.fleet.placement.mixed import Mixture
-from pytwin.fleet.placement.offers import Offer, cheapest_sum, worth
+from pytwin.fleet.placement.offers import Offer, cheapest_sum, in_currency, worth
 from pytwin.fleet.placement.partial import most_tokens
 from pytwin.fleet.placement.problem import Items, Problem
 from pytwin.fleet.placement.relaxation import Grid, Relaxation
@@ -241,7 +241,7 @@ class Checker:
         elif lower != least:
             found.append(f"lower_bound ({lower}) is not what the prices prove ({least})")
         gap = (len(parts) - lower) / len(parts) if parts else None
-        if gap is None or document["gap"] is None or abs(gap - document["gap"]) > _CLOSE:
+        if gap is None or document["gap"] is None or not abs(gap - document["gap"]) <= _CLOSE:
             found.append(f"gap ({document['gap']}) is not (replicas - bound) / replicas ({gap})")
         if lower > len(parts) or (document["status"] == "optimal") != (lower == len(parts)):
             found.append(f"status ({document['status']}) does not follow from bound and replicas")
@@ -266,7 +266,7 @@ class Checker:
         if not math.isclose(most, certificate["most_tokens_per_s"], rel_tol=_CLOSE):
             found.append(f"most_tokens_per_s is {most:.3f}")
         gap = max(0.0, 1.0 - served / most) if most > 0 else 0.0
-        if document["gap"] is None or abs(gap - document["gap"]) > _CLOSE:
+        if document["gap"] is None or not abs(gap - document["gap"]) <= _CLOSE:
             found.append(f"gap ({document['gap']}) is not 1 - served / most ({gap})")
         if document["status"] != "partial":
             found.append(f"status ({document['status']}) must be partial")
@@ -294,8 +294,8 @@ class PricedChecker(Checker):
         for index, kind in enumerate(self.kinds):
             if kind < 0:
                 found.append(f"replica {index} is of a profile that is not on offer")
-            elif self.replicas[index]["price"] != self.mixture.prices[kind]:
-                found.append(f"replica {index} does not cost {self.mixture.prices[kind]:g}")
+            elif self.replicas[index]["price"] != self.mixture.offers[kind].price:
+                found.append(f"replica {index} costs {self.mixture.offers[kind].price:g}")
         placed = list(zip(self.kinds, parts, self.replicas, strict=True))
         for kind, solver in enumerate(self.mixture.solvers):
             own = [(part, replica) for its, part, replica in placed if its == kind]
@@ -311,10 +311,12 @@ class PricedChecker(Checker):
         if -1 in self.kinds:
             return []
         cost = sum(mixture.prices[kind] for kind in self.kinds)
-        lower, found = document["lower_bound"], []
-        if not math.isclose(cost, document["cost"], rel_tol=_CLOSE):
-            found.append(f"cost ({document['cost']}) is not the sum of the prices ({cost:g})")
+        lower, found = document["lower_bound"] / mixture.unit, []
+        if not math.isclose(cost * mixture.unit, document["cost"], rel_tol=_CLOSE):
+            found.append(f"cost ({document['cost']}) is not the sum of the prices")
         if self.certificate["by"] == "enumeration":
+            if self.problem.count > exact.MOST_ITEMS:
+                return [*found, f"enumeration of {self.problem.count} adapters is not credible"]
             best = mixture.solve("exact").placed
             least = mixture.cost(best) if best else cost
         else:
@@ -336,9 +338,12 @@ class PricedChecker(Checker):
                 found.append(f"prices prove a cost of {proven:.4f}, not {stated['cost']:.4f}")
             least = cheapest_sum(proven, mixture.prices, self.problem.copies)
         if not math.isclose(lower, least, rel_tol=_CLOSE):
-            found.append(f"lower_bound ({lower}) is not what is proven ({least:g})")
+            found.append(
+                f"lower_bound ({document['lower_bound']}) is not what is proven "
+                f"({in_currency(least, mixture.unit):g})"
+            )
         gap = max(0.0, (cost - lower) / cost)
-        if document["gap"] is None or abs(gap - document["gap"]) > _CLOSE:
+        if document["gap"] is None or not abs(gap - document["gap"]) <= _CLOSE:
             found.append(f"gap ({document['gap']}) is not (cost - bound) / cost ({gap})")
         if lower > cost + _CLOSE or (document["status"] == "optimal") != (cost <= lower + 1e-9):
             found.append(f"status ({document['status']}) does not follow from bound and cost")
@@ -360,5 +365,7 @@ def _same(left: Any, right: Any) -> bool:
             and all(map(_same, left, right))
         )
     if isinstance(left, float) and isinstance(right, (int, float)):
-        return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-9)
+        return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-9) or (
+            math.isnan(left) and math.isnan(right)
+        )
     return bool(left == right)

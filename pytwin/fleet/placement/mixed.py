@@ -16,6 +16,7 @@ from pytwin.fleet.placement.verify import Verdict
 
 _FILLED = (1.0, 0.95, 0.9)  # of a replica's price that a split reckons with
 _ATTEMPTS = 24
+_ROOMIER, _MOST_EXTRA = 6, 4
 _FEW = 6
 """Adapters whose partitions are all tried without being asked to."""
 _TINY = 1e-9
@@ -41,13 +42,20 @@ class MixedOutcome:
 
 
 class Mixture:
-    """Methods on one fleet over several offers; simulations are shared between them."""
+    """Methods on one fleet over several offers; simulations are shared between them.
+
+    Attributes
+    ----------
+    unit: the price of the cheapest offer.
+    prices: of each, in that unit, so that tolerances do not depend on the currency.
+    """
 
     def __init__(
         self, problem: Problem, offers: Sequence[Offer], workers: int | None = None
     ) -> None:
         self.offers = tuple(offers)
-        self.prices = tuple(offer.price for offer in offers)
+        self.unit = min(offer.price for offer in offers)
+        self.prices = tuple(offer.price / self.unit for offer in offers)
         self.solvers = tuple(
             Solver(replace(problem, server=offer.server), workers=workers) for offer in offers
         )
@@ -63,7 +71,7 @@ class Mixture:
         return sum(solver.verifier.simulations for solver in self.solvers)
 
     def cost(self, placed: Placed) -> float:
-        """Sum of the replicas' prices."""
+        """Sum of the replicas' prices, in units of the cheapest."""
         return sum(self.prices[kind] for kind, _ in placed)
 
     def solve(self, method: Method) -> MixedOutcome:
@@ -94,7 +102,20 @@ class Mixture:
             if found:
                 best = self._cheaper(best, found)
                 break
-        return MixedOutcome(best, {})
+        return MixedOutcome(best or self._roomier(method, every, misfits), {})
+
+    def _roomier(
+        self, method: Method, every: Items, misfits: Sequence[dict[int, Verdict]]
+    ) -> Placed:
+        """Where nothing was found: the cheapest splits with more replicas of both kinds."""
+        for extra in range(1, _MOST_EXTRA + 1):
+            for split in self._splits(every, misfits)[:_ROOMIER]:
+                found = self._attempted(
+                    method, [(kind, items, count + extra) for kind, items, count in split]
+                )
+                if found:
+                    return self._cheaper((), found)
+        return ()
 
     def _most(self, kind: int, best: Placed) -> int | None:
         """Replicas of a kind that still cost less than the best plan; None without one."""

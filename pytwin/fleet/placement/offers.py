@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pytwin.fleet.placement.solve import Solver
 
 _MOST_OFFERS = 8
-_MOST_REPLICAS = 100_000
+_NODES = 10_000
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,9 @@ class CostBound:
     cost: the bound; no sum of prices between it and `least` exists.
     least: the cheapest sum of prices that reaches the bound.
     seed: whose work it is of.
-    prices: per item, in the currency of the offers: no replica of an offer's relaxation holds items
-        of more than its price.
+    prices: per item: no replica of an offer's relaxation holds items of more than its price.
+
+    All are in units of the cheapest offer's price.
     """
 
     cost: float
@@ -108,8 +108,14 @@ def cost_bound(solvers: Sequence[Solver], prices: Sequence[float]) -> CostBound:
                 best = CostBound(cost, least, seed, tuple(values.tolist()))
     if best is None:
         count = solvers[0].problem.count
-        return CostBound(0.0, min(prices), solvers[0].problem.seeds[0], (0.0,) * count)
+        least = cheapest_sum(0.0, prices, solvers[0].problem.copies)
+        return CostBound(0.0, least, solvers[0].problem.seeds[0], (0.0,) * count)
     return best
+
+
+def in_currency(cost: float, unit: float) -> float:
+    """A cost in units of the cheapest offer as money, without the digits that are rounding."""
+    return float(f"{cost * unit:.12g}")
 
 
 def worth(
@@ -125,18 +131,26 @@ def worth(
 def cheapest_sum(cost: float, prices: Sequence[float], replicas: int = 1) -> float:
     """The least sum of at least so many of the prices, each as often as wanted, of at least cost.
 
-    >>> cheapest_sum(4.2, [2.5, 1.0])
+    An integer program in as many numbers as there are prices; where it is not solved, `cost`
+    itself. Prices are in units of the least of them.
+
+    >>> round(cheapest_sum(4.2, [2.5, 1.0]), 9)
     4.5
     """
-    if min(prices) * _MOST_REPLICAS < cost:
-        raise ConfigError(f"prices ({', '.join(map(str, prices))}) differ too much: rescale them")
+    import numpy as np
+    from scipy.optimize import LinearConstraint, milp
+
+    values = np.asarray(prices, dtype=float)
     wanted = cost - TOLERANCE * max(1.0, cost)
-
-    def least(spent: float, used: int, left: Sequence[float]) -> float:
-        first, rest = left[0], left[1:]
-        needed = max(math.ceil((wanted - spent) / first - 1e-12), replicas - used, 0)
-        if not rest:
-            return spent + needed * first
-        return min(least(spent + k * first, used + k, rest) for k in range(needed + 1))
-
-    return least(0.0, 0, sorted(prices, reverse=True))
+    solved = milp(
+        values,
+        integrality=np.ones(len(values), dtype=np.int64),
+        constraints=[
+            LinearConstraint(values[None, :], wanted, np.inf),
+            LinearConstraint(np.ones((1, len(values))), replicas, np.inf),
+        ],
+        options={"node_limit": _NODES, "mip_rel_gap": 0.0},
+    )
+    if solved.status != 0:
+        return cost
+    return float(np.round(solved.x) @ values)

@@ -68,6 +68,9 @@ class Estimate:
 
     def _judged(self, items: Items) -> Verdict:
         setting, strain = self.ranker.estimates(items)[0]
+        most = self.problem.server.max_cpu_loras
+        if most is not None and len(items) > most:
+            return Verdict(setting, f"{len(items)} adapters exceed max_cpu_loras ({most})")
         over = f"strain {strain:.3f} exceeds {self.target_strain:g}"
         return Verdict(setting, None if strain <= self.target_strain else over)
 
@@ -88,8 +91,8 @@ def fewest(judge: Estimate, current: Parts = ()) -> Parts:
     for replicas in range(max(pieces.values()), problem.count):
         dealt = search.dealt(by_price, replicas)
         worst = max(search.strain(part) for part in dealt)
-        if worst > _NEAR * judge.target_strain:
-            continue
+        if worst > _NEAR * judge.target_strain and replicas != len(current):
+            continue  # today's sets may hold where these do not
         found = search.found(every, replicas)
         if found is not None:
             return found

@@ -83,6 +83,13 @@ def test_moves_are_limited(hot, hot_plan):
     assert "raise max_moves" in crowded.reason
 
 
+def test_prompts_that_are_refused_do_not_end_a_plan():
+    server = pt.EngineConfig(profile=LLAMA, max_model_len=1024)
+    some = pt.adapters(2, 2.0, lengths=pt.ConstantLengths(3000, 10)) + pt.adapters(3, 2.0)
+    found = pt.plan(server, some, duration_s=120, seeds=1)
+    assert found.status in ("infeasible", "optimal", "verified")
+
+
 def test_an_adapter_too_hot_for_any_replica_is_named():
     fleet = pt.adapters(2, rates_rps=[90.0, 1.0])
     found = pt.plan(LLAMA, fleet, duration_s=120)
