@@ -104,8 +104,8 @@ def one_seed(seed: int, out: Path) -> dict[Key, dict[str, float]]:
 
 
 HEAD = """
-**Against the baseline**, at the target of ours that missed no more than it on the tuning seeds, with
-the fewest GPU-hours there; differences on the judged seeds, paired, with 95 % intervals:
+**Against the baseline**, at the target of ours of fewest GPU-hours that missed no more than it on
+the tuning seeds; differences on the judged seeds, paired, with 95 % intervals:
 
 | baseline at | ours at | GPU-hours, % | misses, points | fewer GPU-hours | fewer misses |
 |--:|--:|--:|--:|--:|--:|"""

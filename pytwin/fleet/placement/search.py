@@ -29,6 +29,7 @@ class Search:
     prices: what each item takes of a replica, about; from the lower bound.
     current: sets that are served together today, or none.
     content: strain at which today's sets are changed no further.
+    others: further prices that partitions are built by.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Search:
         current: Parts = (),
         *,
         content: float = 1.0,
+        others: Sequence[Sequence[float]] = (),
     ) -> None:
         self.verifier = verifier
         self.problem: Problem = verifier.problem
         self.prices = prices
         self.current = current
         self.content = content
+        self.others = others
         self._hopeless = _HOPELESS + _HOPELESS_S / self.problem.duration_s
 
     def verified(self, parts: Parts) -> bool:
@@ -88,48 +91,46 @@ class Search:
         return None
 
     def _built(self, items: list[int], replicas: int) -> list[Parts]:
-        """Partitions of equal prices: mixed, and split by rank or by rate."""
-        problem = self.problem
-        by_price = sorted(items, key=lambda k: (-self.prices[k], k))
-        by_rank = sorted(items, key=lambda k: (problem.ranks[k], -self.prices[k], k))
-        # Rank classes by falling and rising price in turn: like adapters meet at the seams.
-        turns = {rank: (-1) ** turn for turn, rank in enumerate(sorted(set(problem.ranks)))}
-        zigzag = sorted(
-            items,
-            key=lambda k: (problem.ranks[k], -turns[problem.ranks[k]] * self.prices[k], k),
-        )
-        by_rate = sorted(items, key=lambda k: (-problem.rates_rps[k], k))
+        """Partitions of equal prices, mixed and split by rank or by rate; and the greedy one."""
         found = [
-            self.dealt(by_price, replicas),
-            self._cut(by_rank, replicas),
-            self._cut(zigzag, replicas),
-            self._cut(by_rate, replicas),
-            greedy(problem, items, replicas),
+            parts
+            for prices in (self.prices, *self.others)
+            for parts in self._built_by(prices, items, replicas)
         ]
+        found.append(greedy(self.problem, items, replicas))
         unique = list(dict.fromkeys(found))
-        return [parts for parts in unique if not any(problem.clash(part) for part in parts)]
+        return [parts for parts in unique if not any(self.problem.clash(part) for part in parts)]
 
-    def dealt(self, order: Sequence[int], replicas: int, start: Parts = ()) -> Parts:
+    def _built_by(self, prices: Sequence[float], items: list[int], replicas: int) -> list[Parts]:
+        ranks, rates = self.problem.ranks, self.problem.rates_rps
+        by_price = sorted(items, key=lambda k: (-prices[k], k))
+        by_rank = sorted(items, key=lambda k: (ranks[k], -prices[k], k))
+        # Rank classes by falling and rising price in turn: like adapters meet at the seams.
+        turns = {rank: (-1) ** turn for turn, rank in enumerate(sorted(set(ranks)))}
+        zigzag = sorted(items, key=lambda k: (ranks[k], -turns[ranks[k]] * prices[k], k))
+        by_rate = sorted(items, key=lambda k: (-rates[k], k))
+        return [
+            self.dealt(by_price, replicas, prices=prices),
+            *(_cut(order, prices, replicas) for order in (by_rank, zigzag, by_rate)),
+        ]
+
+    def dealt(
+        self,
+        order: Sequence[int],
+        replicas: int,
+        start: Parts = (),
+        *,
+        prices: Sequence[float] | None = None,
+    ) -> Parts:
         """Each to the replica of the least price so far (longest processing time first)."""
+        worth = self.prices if prices is None else prices
         bins = Bins(self.problem, replicas)
         for target, items in enumerate(start):
             for item in sorted(items):
-                bins.put(item, target, self.prices[item])
+                bins.put(item, target, worth[item])
         for item in order:
-            bins.put(item, bins.emptiest(item), self.prices[item])
+            bins.put(item, bins.emptiest(item), worth[item])
         return bins.parts()
-
-    def _cut(self, order: Sequence[int], replicas: int) -> Parts:
-        """In order, cut where the prices reach equal shares."""
-        total = sum(self.prices[item] for item in order)
-        parts: list[set[int]] = [set() for _ in range(replicas)]
-        spent = 0.0
-        for item in order:
-            middle = spent + 0.5 * self.prices[item]
-            target = min(replicas - 1, int(replicas * middle / total)) if total > 0 else 0
-            parts[target].add(item)
-            spent += self.prices[item]
-        return tuple(frozenset(part) for part in parts)
 
     def _as_today(self, items: list[int], replicas: int) -> Parts:
         """Today's sets; what is new goes where there is room.
@@ -223,6 +224,19 @@ class Search:
                     continue
                 state[worst], state[target] = left, right
                 return
+
+
+def _cut(order: Sequence[int], prices: Sequence[float], replicas: int) -> Parts:
+    """In order, cut where the prices reach equal shares."""
+    total = sum(prices[item] for item in order)
+    parts: list[set[int]] = [set() for _ in range(replicas)]
+    spent = 0.0
+    for item in order:
+        middle = spent + 0.5 * prices[item]
+        target = min(replicas - 1, int(replicas * middle / total)) if total > 0 else 0
+        parts[target].add(item)
+        spent += prices[item]
+    return tuple(frozenset(part) for part in parts)
 
 
 def kept(parts: Parts) -> Parts:

@@ -88,9 +88,12 @@ class Solver:
     @cached_property
     def search(self) -> Search:
         """The local search, with the bound's prices; a little for what has none."""
-        floor = 1e-6 + 1e-3 * max(self.bound.prices, default=0.0)
-        prices = [max(price, floor) for price in self.bound.prices]
-        return Search(self.verifier, prices, self.current)
+        best = self.bound
+        prices, *others = [
+            [max(price, 1e-6 + 1e-3 * max(bound.prices)) for price in bound.prices]
+            for bound in (best, *(bound for bound in self.bounds if bound is not best))
+        ]
+        return Search(self.verifier, prices, self.current, others=others)
 
     def solve(self, method: Method) -> Outcome:
         """The best plan of a method.
