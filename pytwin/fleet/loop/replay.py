@@ -80,11 +80,10 @@ def replay(
     outcomes = []
     for schedule, run in zip(schedules, twin.run(cases, workers), strict=True):
         metrics = run.metrics
-        judged = metrics["slo_attainment"]
         outcomes.append(
             Outcome(
                 gpu_hours=metrics["gpu_s"] / 3600.0,
-                missed=1.0 - judged,
+                missed=1.0 - metrics["slo_attainment"],
                 unrouted=int(metrics["unrouted"]),
                 requests=log.frame.height,
                 moves=schedule.moves,

@@ -131,7 +131,7 @@ def _answer(solver: Solver, outcome: Outcome, method: Method) -> Plan:
     parts, moved, moves = outcome.parts, None, None
     if solver.current and parts:
         parts, moved = in_todays_order(parts, solver.current, problem)
-        moves = moves_of(parts, solver.current, problem)
+        moves = moves_of(moved, solver.current, problem)
     replicas = _replicas(solver, parts, moved)
     unplaced = tuple(
         name

@@ -241,11 +241,17 @@ class Checker:
         elif lower != least:
             found.append(f"lower_bound ({lower}) is not what the prices prove ({least})")
         gap = (len(parts) - lower) / len(parts) if parts else None
-        if gap is None or document["gap"] is None or not abs(gap - document["gap"]) <= _CLOSE:
-            found.append(f"gap ({document['gap']}) is not (replicas - bound) / replicas ({gap})")
+        found += self._gap(gap, "(replicas - bound) / replicas")
         if lower > len(parts) or (document["status"] == "optimal") != (lower == len(parts)):
             found.append(f"status ({document['status']}) does not follow from bound and replicas")
         return found
+
+    def _gap(self, gap: float | None, rule: str) -> list[str]:
+        """Whether the stated gap follows; NaN is near nothing."""
+        stated = self.document["gap"]
+        if gap is None or stated is None or not abs(gap - stated) <= _CLOSE:
+            return [f"gap ({stated}) is not {rule} ({gap})"]
+        return []
 
     def _load(self, parts: Parts, prices: list[float]) -> list[str]:
         """Served load and its bound, where some adapters are left out."""
@@ -266,8 +272,7 @@ class Checker:
         if not math.isclose(most, certificate["most_tokens_per_s"], rel_tol=_CLOSE):
             found.append(f"most_tokens_per_s is {most:.3f}")
         gap = max(0.0, 1.0 - served / most) if most > 0 else 0.0
-        if document["gap"] is None or not abs(gap - document["gap"]) <= _CLOSE:
-            found.append(f"gap ({document['gap']}) is not 1 - served / most ({gap})")
+        found += self._gap(gap, "1 - served / most")
         if document["status"] != "partial":
             found.append(f"status ({document['status']}) must be partial")
         return found
@@ -343,8 +348,7 @@ class PricedChecker(Checker):
                 f"({in_currency(least, mixture.unit):g})"
             )
         gap = max(0.0, (cost - lower) / cost)
-        if document["gap"] is None or not abs(gap - document["gap"]) <= _CLOSE:
-            found.append(f"gap ({document['gap']}) is not (cost - bound) / cost ({gap})")
+        found += self._gap(gap, "(cost - bound) / cost")
         if lower > cost + _CLOSE or (document["status"] == "optimal") != (cost <= lower + 1e-9):
             found.append(f"status ({document['status']}) does not follow from bound and cost")
         return found

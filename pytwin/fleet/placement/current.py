@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,9 @@ def in_todays_order(parts: Parts, current: Parts, problem: Problem) -> tuple[Par
     return tuple(parts[row] for row in order), moved
 
 
-def moves_of(parts: Parts, current: Parts, problem: Problem) -> int:
-    """Adapters that change their replica; those that are on none today are not counted."""
+def moves_of(moved: Iterable[Items], current: Parts, problem: Problem) -> int:
+    """Of what moves to each replica the adapters that are on one today; the others are new."""
     placed = {problem.adapter_of(item) for part in current for item in part}
-    _, moved = in_todays_order(parts, current, problem)
     return sum(problem.adapter_of(item) in placed for items in moved for item in items)
 
 

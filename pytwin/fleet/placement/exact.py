@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pytwin.errors import ConfigError
 from pytwin.fleet.placement.baselines import Parts
 from pytwin.fleet.placement.problem import Items
 from pytwin.fleet.placement.verify import Verifier
 
 MOST_ITEMS = 8
+
+
+def check_few(count: int) -> None:
+    """Refuse more items than all of whose partitions can be tried.
+
+    Raises
+    ------
+    ConfigError: one line.
+    """
+    if count > MOST_ITEMS:
+        raise ConfigError(
+            f"method (exact) takes at most {MOST_ITEMS} adapters x copies, here {count}: "
+            "use auto or milp"
+        )
 
 
 def fewest(verifier: Verifier, items: Items, below: int | None = None) -> Parts | None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pytwin.errors import ConfigError
 from pytwin.fleet.placement import exact
 from pytwin.fleet.placement.offers import CostBound, Offer, cost_bound
 from pytwin.fleet.placement.problem import Items, Problem
@@ -23,6 +22,9 @@ _TINY = 1e-9
 
 Placed = tuple[tuple[int, Items], ...]
 """(number of the offer, items), one per replica."""
+
+Split = tuple[tuple[int, Items, int], ...]
+"""(number of the offer, items, replicas) of each kind that shares the adapters."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,8 @@ class Mixture:
         """The cheapest plan of a method: one kind of server, or two that share the adapters."""
         count = self.solvers[0].problem.count
         every = frozenset(range(count))
-        if method == "exact" and count > exact.MOST_ITEMS:
-            raise ConfigError(
-                f"method (exact) takes at most {exact.MOST_ITEMS} adapters x copies, here "
-                f"{count}: use auto or milp"
-            )
+        if method == "exact":
+            exact.check_few(count)
         misfits = [solver.misfits(every) for solver in self.solvers]
         nowhere = set(misfits[0]).intersection(*misfits[1:])
         if nowhere:
@@ -94,7 +93,8 @@ class Mixture:
             if not misfits[kind]:
                 parts = solver.fewest(method, every, self._most(kind, best))
                 best = self._cheaper(best, tuple((kind, part) for part in parts))
-        for split in self._splits(every, misfits):
+        splits = self._splits(every, misfits)
+        for split in splits:
             cost = sum(self.prices[kind] * replicas for kind, _, replicas in split)
             if best and cost >= self.cost(best) - _TINY:
                 break
@@ -102,16 +102,14 @@ class Mixture:
             if found:
                 best = self._cheaper(best, found)
                 break
-        return MixedOutcome(best or self._roomier(method, every, misfits), {})
+        return MixedOutcome(best or self._roomier(method, splits), {})
 
-    def _roomier(
-        self, method: Method, every: Items, misfits: Sequence[dict[int, Verdict]]
-    ) -> Placed:
+    def _roomier(self, method: Method, splits: Sequence[Split]) -> Placed:
         """Where nothing was found: the cheapest splits with more replicas of both kinds."""
         for extra in range(1, _MOST_EXTRA + 1):
-            for split in self._splits(every, misfits)[:_ROOMIER]:
+            for split in splits[:_ROOMIER]:
                 found = self._attempted(
-                    method, [(kind, items, count + extra) for kind, items, count in split]
+                    method, tuple((kind, items, count + extra) for kind, items, count in split)
                 )
                 if found:
                     return self._cheaper((), found)
@@ -137,9 +135,7 @@ class Mixture:
                 return kind
         return known
 
-    def _splits(
-        self, every: Items, misfits: Sequence[dict[int, Verdict]]
-    ) -> list[tuple[tuple[int, Items, int], ...]]:
+    def _splits(self, every: Items, misfits: Sequence[dict[int, Verdict]]) -> list[Split]:
         """Ways to share the adapters between two kinds, (kind, items, replicas), cheapest first."""
         found = {
             split
@@ -157,7 +153,7 @@ class Mixture:
 
     def _pair(
         self, pair: tuple[int, int], every: Items, misfits: Sequence[dict[int, Verdict]]
-    ) -> Iterator[tuple[tuple[int, Items, int], ...]]:
+    ) -> Iterator[Split]:
         """Whole replicas of the first kind for whom it serves at the least cost, the second's rest.
 
         Who that is follows from the items' prices in both bounds.
@@ -192,7 +188,7 @@ class Mixture:
                 if more:
                     replicas += 1
 
-    def _attempted(self, method: Method, split: Sequence[tuple[int, Items, int]]) -> Placed:
+    def _attempted(self, method: Method, split: Split) -> Placed:
         placed: list[tuple[int, Items]] = []
         for kind, items, replicas in split:
             parts = self.solvers[kind].attempt(method, items, replicas)

@@ -11,7 +11,7 @@ from pytwin.fleet.placement import exact
 from pytwin.fleet.placement.baselines import BASELINES, Parts
 from pytwin.fleet.placement.bound import Bound, lower_bound
 from pytwin.fleet.placement.cover import covered_by_pool
-from pytwin.fleet.placement.current import moves_of
+from pytwin.fleet.placement.current import in_todays_order, moves_of
 from pytwin.fleet.placement.partial import most_load
 from pytwin.fleet.placement.problem import Items, Problem
 from pytwin.fleet.placement.relaxation import Grid, Relaxation
@@ -104,11 +104,8 @@ class Solver:
         """
         if method not in METHODS:
             raise ConfigError(f"method ({method}) must be one of {', '.join(METHODS)}")
-        if method == "exact" and self.problem.count > exact.MOST_ITEMS:
-            raise ConfigError(
-                f"method (exact) takes at most {exact.MOST_ITEMS} adapters x copies, here "
-                f"{self.problem.count}: use auto or milp"
-            )
+        if method == "exact":
+            exact.check_few(self.problem.count)
         every = frozenset(range(self.problem.count))
         misfits = self.misfits(every)
         most = self.problem.max_replicas
@@ -160,8 +157,10 @@ class Solver:
         """The same within `max_moves` of today's placement; empty where none was found."""
         for replicas in range(min(self.least, limit + 1), limit + 1):
             parts = self.attempt(method, items, replicas)
-            moves = moves_of(parts, self.current, self.problem) if parts else 0
-            if parts and moves <= (self.max_moves or 0):
+            if parts is None:
+                continue
+            _, moved = in_todays_order(parts, self.current, self.problem)
+            if moves_of(moved, self.current, self.problem) <= (self.max_moves or 0):
                 return parts
         return ()
 
