@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::EngineVersion;
+use crate::rng::keyed;
 
 /// A batch of these adapters behind a batch of those.
 fn batch(now: &BTreeSet<u32>, before: &BTreeSet<u32>) -> Batch {
